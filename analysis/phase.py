@@ -1,0 +1,170 @@
+"""Where networks die: the share of runs that died over two axes of the configuration.
+
+Death is an outcome of `analysis.load.EVENTS`. Divergence competes with it: a run that diverged counts as not died. Failed,
+running and pending runs count for nothing, and are shown.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis import axes, style
+from analysis.load import EVENTS
+from harness.outcome import CONSECUTIVE, SPAN
+
+MOST_PANELS = 6
+"""A map with more combinations of further axes than this pools them."""
+UNFINISHED = ("failed", "running", "pending")
+
+
+def wilson(events: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0."""
+    if n == 0:
+        return math.nan, math.nan
+    z = 1.959963984540054
+    centre = (events + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(events * (n - events) / n + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def cells(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Counts for every combination of a level of column `y` with one of column `x`, also those without runs.
+
+    Index: the numbers of the levels of `y` and of `x`, as `axes.axis` orders them. Columns: `finished` runs; those
+    `died` (or collapsed) and `diverged` among them; `share`, died / finished, missing where none finished; `low` and
+    `high`, its 95 % Wilson interval; `failed`, `running` and `pending` runs. Raises InputError for an unknown column.
+    """
+    return _count(runs, axes.axis(runs, x), axes.axis(runs, y))
+
+
+def phase_map(runs: pd.DataFrame, x: str | None = None, y: str | None = None) -> Figure:
+    """The share of finished runs that died over two configuration columns, with counts and intervals in the cells.
+
+    Left out, `x` and `y` are those of `axes.choose`. Further columns that vary divide the map into panels, up to
+    MOST_PANELS, else they are pooled and the caption says so. Raises InputError for an unknown column.
+    """
+    x, y = axes.pair(runs, x, y)
+    across, up = axes.axis(runs, x), axes.axis(runs, y)
+    further = [column for column in axes.candidates(runs) if column not in (x, y)]
+    panels = [(words, part) for words, part in axes.pieces(runs, further) if len(part)]
+    pooled = further if len(panels) > MOST_PANELS else []
+    if pooled:
+        panels = [("", runs)]
+    columns = min(len(panels), 3 if len(across.levels) <= 5 else 2)
+    rows = math.ceil(len(panels) / columns)
+    wide, high = len(across.levels), len(up.levels)
+    with style.applied():
+        figure = style.figure(
+            max(4.6, columns * (0.25 + 0.95 * wide) + 1.9), max(2.1, rows * (0.3 + 0.72 * high) + 1.1), _headline(runs)
+        )
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for panel, (words, part) in zip(grid.flat, panels, strict=False):
+            _draw(panel, _count(part, across, up), across, up)
+            panel.set_title(words)
+        style.trim(grid, len(panels), across.label, up.label)
+        scale = figure.colorbar(ScalarMappable(cmap=style.SHARES), ax=grid, aspect=28, pad=0.02, ticks=[0, 0.5, 1])
+        scale.set_label(f"share of runs that {event_words(runs)}")
+        scale.outline.set_visible(False)  # type: ignore[operator]
+        style.caption(figure, _caption(runs, [_count(part, across, up) for _, part in panels], pooled))
+    return figure
+
+
+def event_words(runs: pd.DataFrame) -> str:
+    """What death is called in these runs: died, collapsed, or died or collapsed."""
+    found = [event for event in EVENTS if (runs["outcome"] == event).any()]
+    return " or ".join(found) or EVENTS[0]
+
+
+def _count(runs: pd.DataFrame, across: axes.Axis, up: axes.Axis) -> pd.DataFrame:
+    flags = {state: runs["state"] == state for state in ("finished", *UNFINISHED)}
+    flags |= {"died": runs["outcome"].isin(EVENTS), "diverged": runs["outcome"] == "diverged"}
+    levels = [up.codes.loc[runs.index].rename("y"), across.codes.loc[runs.index].rename("x")]
+    every = pd.MultiIndex.from_product([range(len(up.levels)), range(len(across.levels))], names=["y", "x"])
+    counts = pd.DataFrame(flags).groupby(levels).sum().reindex(every, fill_value=0).astype(int)
+    counts["share"] = counts["died"] / counts["finished"].where(counts["finished"] > 0)
+    intervals = [wilson(died, n) for died, n in zip(counts["died"], counts["finished"], strict=True)]
+    counts["low"], counts["high"] = [low for low, _ in intervals], [high for _, high in intervals]
+    return counts
+
+
+def _draw(panel: Axes, counts: pd.DataFrame, across: axes.Axis, up: axes.Axis) -> None:
+    detailed = len(across.levels) <= 8
+    for (row, column), cell in counts.iterrows():  # type: ignore[misc]
+        blank = cell["finished"] == 0
+        colour = style.SHARES(0.0 if blank else cell["share"])
+        fill = {"facecolor": "none", "hatch": "////", "edgecolor": style.GRID} if blank else {"facecolor": colour}
+        panel.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, linewidth=0, **fill))
+        ink = style.MUTED if blank else style.on(colour)
+        notes = _notes(cell, detailed)
+        lines = [] if blank else [(f"{cell['died']:.0f}/{cell['finished']:.0f}", 13.0 if detailed else 8.0, "bold")]
+        lines += [(note, 7.5 if detailed else 5.5, "normal") for note in notes]
+        for number, (text, size, weight) in enumerate(lines):
+            height = row + 0.24 * ((len(lines) - 1) / 2 - number)
+            panel.text(column, height, text, ha="center", va="center", color=ink, fontsize=size, fontweight=weight)
+    panel.set(xlim=(-0.5, len(across.levels) - 0.5), ylim=(-0.5, len(up.levels) - 0.5))
+    panel.set_xticks(range(len(across.levels)), across.levels, rotation=0 if detailed else 45)
+    panel.set_yticks(range(len(up.levels)), up.levels)
+    panel.tick_params(length=0)
+    panel.grid(visible=False)
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _notes(cell: pd.Series[float], detailed: bool) -> list[str]:
+    """Small lines under a cell's count: the interval, and what else became of its runs."""
+    notes = []
+    if detailed and cell["finished"] > 1:
+        notes.append(f"{100 * cell['low']:.0f}–{100 * cell['high']:.0f} %")
+    notes += [f"{cell[what]:.0f} {what}" for what in ("diverged", *UNFINISHED) if cell[what]]
+    return notes if notes or cell["finished"] else ["no run"]
+
+
+def _headline(runs: pd.DataFrame) -> str:
+    finished = int((runs["state"] == "finished").sum())
+    happened = int(runs["outcome"].isin(EVENTS).sum())
+    return f"{happened} of {style.count(finished, 'finished run')} {event_words(runs)}"
+
+
+def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], pooled: list[str]) -> str:
+    word = event_words(runs)
+    sizes = np.concatenate([part["finished"].to_numpy() for part in counts])
+    sizes = sizes[sizes > 0]
+    text = f"In a cell: runs that {word} / finished runs"
+    if sizes.size == 0:
+        text = "No run has finished"
+    elif sizes.max() == 1:
+        text += "; one run a cell, so no interval"
+    else:
+        n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+        text += f", below it the 95 % Wilson interval of that share (n = {n} runs a cell)"
+    text += f". {definition(runs)}"
+    if (runs["outcome"] == "diverged").any():
+        text += " Runs that diverged count as finished."
+    open_runs = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
+    if open_runs:
+        text += f" Not counted: {', '.join(open_runs)}."
+    if pooled:
+        text += f" Runs that differ in {', '.join(pooled)} are counted together."
+    return text
+
+
+def definition(runs: pd.DataFrame) -> str:
+    """What a death is, in a sentence, and to which step the survivors were followed."""
+    told = {
+        "died": "Died: every pre-pool unit is zero on the whole probe set",
+        "collapsed": "Collapsed: no pre-pool unit varies over the probe set",
+    }
+    words = event_words(runs).split(" or ")
+    text = "; ".join(told[word] for word in words) + f", at {CONSECUTIVE} checks in a row over at least {SPAN} steps."
+    ends = runs.loc[runs["outcome"] == "survived", "outcome_step"].dropna()
+    if len(ends):
+        reach = f"{ends.min()}" if ends.min() == ends.max() else f"{ends.min()} to {ends.max()}"
+        text += f" Survivors were followed to step {reach}."
+    return text

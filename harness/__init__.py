@@ -1,0 +1,1 @@
+"""A research harness for the death of wide residual networks."""

@@ -1,0 +1,183 @@
+"""The command `harness`: parse and call, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.located import InputError
+
+DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+console = Console(highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code: 0 done, 1 some run failed, 2 unusable input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.call(options)
+        return code
+    except InputError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print(f"\nstopped; `{_command()}` continues where it was", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `harness ... | head`
+        sys.stderr.close()
+        return DONE
+
+
+def _command() -> str:
+    from harness.provenance import command_line
+
+    return command_line()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness", description="Makes wide residual networks die, and says which units died when."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, call: Callable[[argparse.Namespace], int], help: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(call=call)
+        return sub
+
+    run = command("run", _run, "train one run", "harness run model.width=0.125 model.residual_scale=0.1 optim.lr=0.5")
+    run.add_argument(
+        "settings", nargs="*", metavar="CONFIG.yaml|key=value", help="a configuration file, and fields that override it"
+    )
+    run.add_argument("--out", type=Path, default=Path("out/run"), help="output folder (default: %(default)s)")
+    _add_wandb(run)
+
+    sweep = command(
+        "sweep", _sweep, "train all runs of a sweep; again: continue it", "harness sweep experiments/quickstart.yaml"
+    )
+    sweep.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a W&B sweep configuration")
+    sweep.add_argument("--out", type=Path, help="output folder (default: out/NAME_OF_FILE)")
+    sweep.add_argument("--executor", default="local", metavar="inline|local", help="default: %(default)s")
+    sweep.add_argument("--workers", type=_count, metavar="N", help="worker processes (default: one a core)")
+    sweep.add_argument("--per-gpu", type=_count, metavar="N", help="workers on each GPU (default: 1)")
+    sweep.add_argument("--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over finished runs")
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs and what each would train")
+    _add_wandb(sweep)
+
+    status = command("status", _status, "show runs by state and outcome", "harness status out/quickstart --watch")
+    status.add_argument("dir", type=Path, metavar="DIR", help="an output folder")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    status.add_argument("--watch", action="store_true", help="refresh until interrupted or done")
+
+    report = command(
+        "report", _report, "draw figures and one self-contained report.html", "harness report out/quickstart"
+    )
+    report.add_argument("dir", type=Path, metavar="DIR", help="an output folder")
+
+    models = command(
+        "models", _models, "show the table of architectures", "harness models --width 0.125 --image-size 32"
+    )
+    models.add_argument("--width", type=float, default=1.0, help="factor on all filters (default: %(default)s)")
+    models.add_argument("--image-size", type=_count, help="pixels (default: each architecture's own)")
+    models.add_argument("--num-classes", type=_count, help="classes (default: each architecture's own)")
+
+    command("schema", _schema, "print the JSON schema of a run", "harness schema > run.schema.json")
+    return parser
+
+
+def _add_wandb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wandb",
+        choices=("online", "offline", "disabled"),
+        default="offline",
+        help="mirror to wandb (default: offline)",
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number >= 1")
+    return number
+
+
+def _run(options: argparse.Namespace) -> int:
+    from harness.sweep.single import run_single
+
+    return SOME_FAILED if run_single(options.settings, options.out, options.wandb, _command(), console) else DONE
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from harness.located import suggestion
+    from harness.sweep.executors import EXECUTORS
+    from harness.sweep.run import Settings, dry_run, failure_table, read_sweep, run_sweep
+
+    if options.executor not in EXECUTORS:
+        raise InputError([f"--executor: {options.executor!r} is unknown{suggestion(options.executor, EXECUTORS)}"])
+    sweep = read_sweep(options.file)
+    if options.dry_run:
+        console.print(dry_run(sweep))
+        console.print(f"{len(sweep.configs)} runs")
+        return DONE
+    out = options.out or Path("out") / options.file.stem
+    settings = Settings(options.executor, options.workers, options.per_gpu, options.wandb, tuple(options.reuse))
+    failed = run_sweep(sweep, out, settings, _command(), console)
+    if failed:
+        console.print(failure_table(failed))
+        return SOME_FAILED
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from harness.sweep.status import read_status, status_table
+
+    while True:
+        status = read_status(options.dir)
+        if options.json:
+            print(json.dumps(status.as_dict(), indent=1))
+        else:
+            console.print(status_table(status))
+        if not options.watch or status.done:
+            return DONE
+        time.sleep(2)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from analysis.report import write
+
+    console.print(f"report: {write(options.dir)}")
+    return DONE
+
+
+def _models(options: argparse.Namespace) -> int:
+    from harness.models.summary import models_table
+
+    console.print(models_table(options.width, options.image_size, options.num_classes))
+    return DONE
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from harness.config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=1))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

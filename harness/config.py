@@ -1,0 +1,302 @@
+"""The frozen, strict configuration of one run, and the run's identity.
+
+A configuration is resolved on construction: every field left out gets the value that it will have in training, the
+defaults of the named architecture and optimizer included. What is hashed, stored and trained is the resolved one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from harness import architectures
+from harness.architectures import ArchitectureName
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _one_message(expected: str) -> WrapValidator:
+    """Replace the errors of every member of a union by one that says what is allowed."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("expected", "expected {expected}", {"expected": expected}) from None
+
+    return WrapValidator(validate)
+
+
+PerStage = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1)]
+ResidualScale = Annotated[
+    NonNegativeFloat | PerStage | Literal["learned"] | None,
+    _one_message("a number >= 0, a list with one such number per stage, or 'learned'"),
+]
+Repeats = Annotated[
+    tuple[NonNegativeInt, ...] | None,
+    Field(strict=False),
+    _one_message("a list with one whole number >= 0 per stage"),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class ModelConfig(_Strict):
+    """The network. A field left out takes the architecture's own value; one that the architecture lacks is refused."""
+
+    name: ArchitectureName = "inception_resnet_v2"
+    """Row of the table of architectures (`harness models` lists them)."""
+    stem: Literal["paper", "small"] | None = None
+    """Layers before the first stage: the paper's (299x299, minimum 75x75) or a small-image stem (32x32 gives an 8x8
+    trunk). Left out: the paper's from 75 pixels on, else the small one."""
+    width: PositiveFloat = 1.0
+    """Factor on every filter count, 1 = the published network."""
+    trunk_width: PositiveFloat = 1.0
+    """Further factor on the filters that set the trunk's width (stem, reductions)."""
+    branch_width: PositiveFloat = 1.0
+    """Further factor on the filters inside the branches of a module."""
+    repeats: Repeats = None
+    """Number of modules in each stage, one whole number >= 0 per stage."""
+    residual_scale: ResidualScale = None
+    """alpha, the factor on the residual branch before the addition: one number, one per stage, or `learned` (one
+    trained scalar per block)."""
+    residual_scale_init: NonNegativeFloat | None = None
+    """Initial value of every learned residual scale (0 gives SkipInit/ReZero); only with residual_scale `learned`."""
+    batch_norm: Literal["paper", "branch_output", "after_sum", "pre_pool", "none"] = "paper"
+    """Where batch-norm stands: on every convolution but the up-projection (`paper`); there and on the residual
+    branch's output; there and on the residual sum; there and on the pre-pool layer before its last ReLU; nowhere."""
+    bn_gamma: bool = True
+    """Whether batch-norm has a trained scale (slim's default has none)."""
+    bn_eps: PositiveFloat = 1e-3
+    """Batch-norm's epsilon."""
+    bn_momentum: Share = 0.1
+    """Batch-norm's weight of the newest batch in its running statistics (torch's convention; slim's is 0.0003)."""
+    up_projection_bias: Literal["on", "off", "frozen"] | None = None
+    """Bias of the up-projection, the 1x1 linear convolution that ends a residual branch: trained, absent, or kept at
+    its initial zero."""
+    up_projection_init: Literal["default", "zero"] | PositiveFloat | None = None
+    """Initial weights of the up-projection: as all others, zero, or a factor on the default ones (claim C9)."""
+    init: Literal["xavier_uniform", "trunc_normal", "he", "variance_scaling"] | None = None
+    """Initial weights of convolutions and of the classifier: Xavier uniform (slim's default), truncated normal of
+    standard deviation 0.1, He (fan-out, normal), or slim's variance scaling (factor 2, fan-in, truncated normal)."""
+    activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
+    """The non-linearity at every place where the paper has a ReLU."""
+    dropout_keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of pooled features that dropout keeps in training, 1 = no dropout."""
+    figure_order: bool | None = None
+    """Kernel order as the paper's figures print it where the released code differs (ARCHITECTURES 1.6)."""
+    aux_head: bool | None = None
+    """Auxiliary classifier on the second stage's output, in training only (released nets)."""
+
+
+class DataConfig(_Strict):
+    """The images. They are normalised with the training part's mean and standard deviation."""
+
+    name: Literal["digits", "synthetic"] = "digits"
+    """`digits`: scikit-learn's 1,797 real 8x8 scans, embedded. `synthetic`: seeded noise around class templates."""
+    image_size: PositiveInt = 32
+    """Height and width in pixels to which images are brought."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Training images per step (batch-norm needs at least 2)."""
+    num_classes: PositiveInt | None = None
+    """Classes; only for synthetic (default 10)."""
+    num_images: PositiveInt | None = None
+    """Training images; only for synthetic (default 1024). A quarter as many are held out."""
+    seed: NonNegativeInt | None = None
+    """Seed of the images themselves; only for synthetic (default 0)."""
+
+
+class ScheduleConfig(_Strict):
+    """The learning rate after the warm-up, as a factor on optim.lr."""
+
+    name: Literal["constant", "exponential"] = "constant"
+    """`constant`, or `exponential`: times `rate` once every `every` steps, as a staircase."""
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor of each stair; only for exponential (default 0.94)."""
+    every: PositiveInt | None = None
+    """Steps between stairs; only for exponential (required)."""
+
+
+class WarmupConfig(_Strict):
+    """The learning rate of the first steps."""
+
+    name: Literal["none", "constant"] = "none"
+    """`none`, or `constant`: the rate `lr` for the first `steps` steps."""
+    lr: PositiveFloat | None = None
+    """Absolute learning rate of the warm-up (required unless none)."""
+    steps: PositiveInt | None = None
+    """Steps of the warm-up (required unless none)."""
+
+
+class OptimConfig(_Strict):
+    """The optimizer. A field left out takes the optimizer's own value; one that the optimizer lacks is refused."""
+
+    name: Literal["rmsprop_tf", "sgd", "adam"] = "rmsprop_tf"
+    """RMSProp with TensorFlow 1's semantics (the paper's), or torch's SGD or Adam."""
+    lr: PositiveFloat = 0.045
+    """Learning rate of the first full step; 0.045 is the paper's."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Momentum (rmsprop_tf, sgd: 0.9)."""
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the mean of squared gradients (rmsprop_tf: 0.9, the paper's)."""
+    eps: PositiveFloat | None = None
+    """Epsilon (rmsprop_tf: 1.0, the paper's, inside the root; adam: 1e-8)."""
+    betas: Annotated[tuple[Share, Share] | None, Field(strict=False)] = None
+    """Decays of the first and second moment (adam: 0.9, 0.999)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty added to the gradients of convolution and classifier weights."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate's schedule."""
+    warmup: WarmupConfig = WarmupConfig()
+    """The learning rate's warm-up."""
+
+
+class TrainConfig(_Strict):
+    """How long to train, and when to look whether the network died."""
+
+    steps: PositiveInt = 200
+    """Optimizer steps."""
+    check_every: PositiveInt = 10
+    """Steps between two checks for death, collapse and divergence. Independent of the instruments."""
+    stop_at_death: bool = True
+    """Whether a run ends with its death; false keeps it going, to see whether death is final."""
+
+
+class ProbesConfig(_Strict):
+    """Instruments. They never change the training and are no part of the run's identity."""
+
+    every: PositiveInt = 10
+    """Steps between two rows: loss, accuracy, rates and the pre-pool readings of the training batch."""
+    probe_set_every: PositiveInt = 100
+    """Steps between two readings of the fixed probe set and the validation set (and always at the first and last)."""
+    dormant_below: Share = 0.01
+    """A unit active on a smaller share of positions than this is dormant."""
+
+
+class ComputeConfig(_Strict):
+    """Where and how the run is computed. No part of the run's identity."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU if there is one."""
+    threads: PositiveInt = 1
+    """CPU threads of this run. Results are bitwise repeatable at an equal number only."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between two checkpoints."""
+
+
+# Which optional fields each named thing has, with the value that each takes when left out. REQUIRED: none is sensible.
+REQUIRED = object()
+OPTIMIZER_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "rmsprop_tf": {"momentum": 0.9, "decay": 0.9, "eps": 1.0},
+    "sgd": {"momentum": 0.9},
+    "adam": {"eps": 1e-8, "betas": (0.9, 0.999)},
+}
+SCHEDULE_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "constant": {},
+    "exponential": {"rate": 0.94, "every": REQUIRED},
+}
+WARMUP_FIELDS: Mapping[str, Mapping[str, Any]] = {"none": {}, "constant": {"lr": REQUIRED, "steps": REQUIRED}}
+DATASET_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "digits": {},
+    "synthetic": {"num_classes": 10, "num_images": 1024, "seed": 0},
+}
+DIGITS_TRAINING_IMAGES = 1437
+IDENTITY = ("seed", "model", "data", "optim", "train")
+
+Problem = tuple[tuple[str, ...], str]
+Section = TypeVar("Section", bound=_Strict)
+
+
+class RunConfig(_Strict):
+    """One training run."""
+
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, the order of the data and dropout."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    data: DataConfig = DataConfig()
+    """The images."""
+    optim: OptimConfig = OptimConfig()
+    """The optimizer, its schedule and warm-up."""
+    train: TrainConfig = TrainConfig()
+    """Length of the run and checks for death."""
+    probes: ProbesConfig = ProbesConfig()
+    """Instruments; not part of the run's identity."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device and threads; not part of the run's identity."""
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        problems: list[Problem] = []
+        object.__setattr__(self, "data", _complete(self.data, DATASET_FIELDS, ("data",), problems))
+        schedule = _complete(self.optim.schedule, SCHEDULE_FIELDS, ("optim", "schedule"), problems)
+        warmup = _complete(self.optim.warmup, WARMUP_FIELDS, ("optim", "warmup"), problems)
+        optim = _complete(self.optim, OPTIMIZER_FIELDS, ("optim",), problems)
+        object.__setattr__(self, "optim", optim.model_copy(update={"schedule": schedule, "warmup": warmup}))
+        if warmup.steps is not None and warmup.steps >= self.train.steps:
+            problems.append(
+                (("optim", "warmup", "steps"), f"{warmup.steps} is not below train.steps = {self.train.steps}")
+            )
+        images = self.data.num_images or DIGITS_TRAINING_IMAGES
+        if self.data.batch_size > images:
+            problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
+        axes, refused = architectures.resolve(self.model.name, self.data.image_size, self.model.model_dump())
+        problems += [(("model", field), message) for field, message in refused]
+        object.__setattr__(self, "model", self.model.model_copy(update=axes))
+        if problems:
+            raise ValidationError.from_exception_data(
+                "RunConfig",
+                [
+                    InitErrorDetails(type=PydanticCustomError("unusable", "{why}", {"why": why}), loc=loc, input=None)
+                    for loc, why in problems
+                ],
+            )
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the whole resolved training configuration, 12 hexadecimal digits.
+
+        Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
+        and devices are left out.
+        """
+        training = self.model_dump(mode="json", include=set(IDENTITY))
+        canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _complete(
+    section: Section, table: Mapping[str, Mapping[str, Any]], loc: tuple[str, ...], problems: list[Problem]
+) -> Section:
+    """Fill the optional fields that the section's `name` has, and refuse those that it lacks."""
+    name: str = section.name  # type: ignore[attr-defined]
+    optional = {field for fields in table.values() for field in fields}
+    update: dict[str, Any] = {}
+    for field in sorted(optional):
+        value = getattr(section, field)
+        if field not in table[name]:
+            if value is not None:
+                having = " or ".join(other for other, fields in table.items() if field in fields)
+                problems.append(((*loc, field), f"{name} has no {field}; only {having} has"))
+        elif value is None:
+            if table[name][field] is REQUIRED:
+                problems.append(((*loc, field), f"{name} needs {field}"))
+            update[field] = None if table[name][field] is REQUIRED else table[name][field]
+    return section.model_copy(update=update)

@@ -1,0 +1,1 @@
+"""Instruments that never change the training and work on any torch model."""

@@ -1,0 +1,91 @@
+"""What the words mean: pure functions of an activation of shape (N, C, H, W). Source: SCIENCE.md, "Words".
+
+A position is active when its value is not exactly zero. NaN is not zero, so it counts as active.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+INERT_VARIANCE = 1e-12
+"""A unit whose value varies less than this is inert."""
+DORMANT_BELOW = 0.01
+"""A unit active on a smaller share of positions than this is dormant."""
+
+
+def zero_fraction(x: Tensor) -> Tensor:
+    """Share of elements that are exactly zero, in [0, 1]; a healthy ReLU reads near 0.5."""
+    return (x == 0).double().mean()
+
+
+def active_share(x: Tensor) -> Tensor:
+    """For each unit the share of its N*H*W positions that is active: (C,), in [0, 1]."""
+    return (x != 0).double().mean(dim=(0, 2, 3))
+
+
+def dead_units(x: Tensor) -> Tensor:
+    """Which units are zero at every position of every sample: (C,), bool."""
+    return ~(x != 0).any(dim=3).any(dim=2).any(dim=0)
+
+
+def dormant_units(x: Tensor, below: float = DORMANT_BELOW) -> Tensor:
+    """Which units are active on less than a share `below` of their positions; a dead unit is: (C,), bool."""
+    return active_share(x) < below
+
+
+def inert_units(x: Tensor, variance: float = INERT_VARIANCE) -> Tensor:
+    """Which units hardly vary over all positions of all samples (population variance <= `variance`): (C,), bool.
+
+    A dead unit is inert, and so is one that is constant: neither carries anything. NaN and infinity are not inert.
+    """
+    return x.double().var(dim=(0, 2, 3), correction=0) <= variance
+
+
+def zero_samples(x: Tensor) -> Tensor:
+    """Which samples have nothing but zeros: (N,), bool."""
+    return ~(x != 0).flatten(1).any(dim=1)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root of the mean square of all elements."""
+    return x.double().square().mean().sqrt()
+
+
+class UnitReading:
+    """Dead and inert units of a tensor that comes in several batches (N_i, C, H, W), with no activation kept."""
+
+    def __init__(self) -> None:
+        self._active: Tensor | None = None
+        self._count = 0
+        self._mean: Tensor
+        self._squares: Tensor
+
+    def add(self, x: Tensor) -> None:
+        """Take one more batch."""
+        wide = x.double()
+        count = x.numel() // x.shape[1]
+        mean = wide.mean(dim=(0, 2, 3))
+        squares = wide.var(dim=(0, 2, 3), correction=0) * count
+        if self._active is None:
+            self._active, self._count, self._mean, self._squares = ~dead_units(x), count, mean, squares
+            return
+        self._active = self._active | ~dead_units(x)
+        total = self._count + count  # Chan et al. 1983: exact for a constant unit, where sums of squares cancel badly
+        shift = mean - self._mean
+        self._squares = self._squares + squares + shift.square() * (self._count * count / total)
+        self._mean = self._mean + shift * (count / total)
+        self._count = total
+
+    @property
+    def dead(self) -> Tensor:
+        """Which units were zero at every position of every sample so far: (C,), bool."""
+        if self._active is None:
+            raise ValueError("nothing was read: the set is empty")
+        return ~self._active
+
+    @property
+    def inert(self) -> Tensor:
+        """Which units hardly varied so far (see `inert_units`): (C,), bool."""
+        if self._active is None:
+            raise ValueError("nothing was read: the set is empty")
+        return self._squares / self._count <= INERT_VARIANCE

@@ -1,0 +1,167 @@
+"""The pre-pool instrument: what enters global average pooling, in a training batch and on the fixed probe set."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.probes import definitions
+
+BATCH_READINGS = (
+    "zero_fraction",
+    "dead_units_batch",
+    "inert_units_batch",
+    "dormant_units_batch",
+    "zero_sample_share",
+    "max",
+    "mean",
+    "rms",
+)
+HISTOGRAM_BINS = 64
+
+
+class PrePool:
+    """Watches the input of a pooling module, (N, C, H, W), through one hook, from `with` until its end.
+
+    Nothing is computed in a forward pass unless `arm` was called before it; readings stay on the device until `take`.
+    """
+
+    def __init__(self, pool: nn.Module, dormant_below: float = definitions.DORMANT_BELOW) -> None:
+        self._pool = pool
+        self._dormant_below = dormant_below
+        self._armed = False
+        self._with_histogram = False
+        self._units = 0
+        self._readings: Tensor | None = None
+        self._histogram: tuple[Tensor, Tensor] | None = None
+        self._units_reading: definitions.UnitReading | None = None
+
+    def __enter__(self) -> PrePool:
+        self._handle = self._pool.register_forward_pre_hook(self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+        self._readings = self._histogram = self._units_reading = None
+
+    def arm(self, histogram: bool = False) -> None:
+        """Read the next forward pass, with a histogram of the activations if wanted."""
+        self._armed, self._with_histogram = True, histogram
+
+    @torch.no_grad()
+    def _read(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        if self._units_reading is not None:
+            self._units_reading.add(x)
+        if not self._armed:
+            return
+        self._armed = False
+        self._units = x.shape[1]
+        values = (
+            definitions.zero_fraction(x),
+            definitions.dead_units(x).sum(),
+            definitions.inert_units(x).sum(),
+            definitions.dormant_units(x, self._dormant_below).sum(),
+            definitions.zero_samples(x).double().mean(),
+            x.max(),
+            x.mean(),
+            definitions.rms(x),
+        )
+        self._readings = torch.stack([value.double() for value in values])
+        if self._with_histogram:
+            finite = torch.where(torch.isfinite(x), x, torch.zeros_like(x)).float()
+            top = finite.max()
+            # histc needs its range on the host; scaling by the maximum keeps it on the device
+            scaled = finite / torch.where(top > 0, top, torch.ones_like(top))
+            self._histogram = torch.histc(scaled, HISTOGRAM_BINS, 0.0, 1.0), top
+
+    @property
+    def pending(self) -> Tensor:
+        """The armed reading, on the device, as doubles in the order of BATCH_READINGS."""
+        if self._readings is None:
+            raise RuntimeError("no reading: arm() and a forward pass come first")
+        return self._readings
+
+    def take(self, values: list[float]) -> dict[str, float | int]:
+        """Named readings of the training batch, from `pending` brought to the host."""
+        named = dict(zip(BATCH_READINGS, values, strict=True))
+        row: dict[str, float | int] = {"prepool/units": self._units}
+        for name, value in named.items():
+            if "_units_" in name:
+                row[f"prepool/{name}"] = int(value)
+                row[f"prepool/{name.replace('_units_', '_share_')}"] = value / self._units
+            else:
+                row[f"prepool/{name}"] = value
+        return row
+
+    def histogram(self) -> tuple[list[float], list[float]] | None:
+        """Counts and bin edges of the armed reading, on the host; non-finite and negative values are left out."""
+        if self._histogram is None:
+            return None
+        counts, top = self._histogram
+        high = float(top) or 1.0
+        return counts.tolist(), [high * i / HISTOGRAM_BINS for i in range(HISTOGRAM_BINS + 1)]
+
+    def read_set(self, model: nn.Module, images: Tensor, batch_size: int) -> dict[str, int | float]:
+        """Dead and inert units on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm."""
+        row: dict[str, int | float] = {}
+        for suffix, training in (("probe", True), ("probe_eval", False)):
+            reading = self._read_units(model, images, batch_size, training)
+            counts = torch.stack([reading.dead.sum(), reading.inert.sum()]).tolist()
+            units = reading.dead.numel()
+            for name, count in zip(("dead", "inert"), counts, strict=True):
+                row[f"prepool/{name}_units_{suffix}"] = count
+                row[f"prepool/{name}_share_{suffix}"] = count / units
+        return row
+
+    def all_gone(self, model: nn.Module, images: Tensor, batch_size: int) -> tuple[bool, bool]:
+        """Whether every unit is dead, and whether every one is inert, on a fixed set, in train-mode batch-norm.
+
+        Stops at the first batch that shows a unit which is neither, since no later batch can change the answer.
+        """
+        reading = self._read_units(model, images, batch_size, training=True, stop_when_alive=True)
+        dead, inert = torch.stack([reading.dead.all(), reading.inert.all()]).tolist()
+        return dead, inert
+
+    def _read_units(
+        self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
+    ) -> definitions.UnitReading:
+        reading = self._units_reading = definitions.UnitReading()
+        try:
+            with undisturbed(model, training):
+                for batch in images.tensor_split(math.ceil(images.shape[0] / batch_size)):
+                    model(batch)
+                    if stop_when_alive and not bool(reading.inert.all()):
+                        break
+        finally:
+            self._units_reading = None
+        return reading
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
+    """Forward passes that leave no trace: no gradients; dropout off; buffers, modes and random state as before.
+
+    `training` chooses the statistics that batch-norm uses: the batch's, or its running ones.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        model.train(training)
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)

@@ -1,0 +1,131 @@
+"""Metric sinks: the store, which is the truth, and wandb, a mirror of it that is never needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from harness.config import RunConfig
+from harness.outcome import Outcome
+from harness.store import RunDirectory
+
+WandbMode = Literal["online", "offline", "disabled"]
+Histogram = tuple[list[float], list[float]]
+
+
+class Sink(Protocol):
+    """Takes a run's rows as they come, and its outcome."""
+
+    wants_histogram: bool
+
+    def row(self, step: int, metrics: Mapping[str, Any], histogram: Histogram | None) -> None:
+        """Take one row, with counts and bin edges of the pre-pool activations if `wants_histogram`."""
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Take the outcome, None if the run was interrupted or failed."""
+
+
+class StoreSink:
+    """Appends rows to the run directory, those apart which a run that continues has written before."""
+
+    wants_histogram = False
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._last_step = run.reopen()
+
+    def row(self, step: int, metrics: Mapping[str, Any], histogram: Histogram | None) -> None:
+        """Append the row; it is on disk when this returns."""
+        if step > self._last_step:
+            self._run.append({"step": step, **metrics})
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Seal the rows and write the outcome."""
+        if outcome is not None:
+            self._run.finish(outcome)
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """How a run appears in wandb.
+
+    group: the run's grid cell without its seed; tags: among others the sweep's name.
+    """
+
+    mode: WandbMode
+    folder: Path
+    project: str
+    group: str
+    tags: tuple[str, ...]
+
+
+class WandbSink:
+    """Mirrors rows to wandb. When wandb fails in any way, says so once in this process and lets the run go on."""
+
+    wants_histogram = True
+    _complained = False
+
+    def __init__(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
+        self._run: Any = None
+        try:
+            import wandb
+
+            self._wandb: Any = wandb
+            self._run = wandb.init(
+                mode=options.mode,
+                dir=str(options.folder),
+                project=options.project,
+                # a run that a `wandb agent` started has its id from the agent
+                id=os.environ.get("WANDB_RUN_ID") or run.run_id,
+                name=f"{options.group} seed={config.seed}",
+                resume="allow",
+                group=options.group,
+                job_type="train",
+                tags=list(options.tags),
+                config={**config.model_dump(mode="json"), "run_id": run.run_id},
+                settings=wandb.Settings(
+                    console="off",
+                    quiet=True,
+                    silent=True,
+                    init_timeout=30,
+                    x_disable_stats=True,
+                    x_transaction_log_flush_interval=1.0,
+                ),
+            )
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+        except Exception as error:  # a mirror must never stop the run, whatever breaks in it
+            self._give_up(error)
+
+    def row(self, step: int, metrics: Mapping[str, Any], histogram: Histogram | None) -> None:
+        """Log the row, with the histogram as `prepool/activations`."""
+        if self._run is None:
+            return
+        try:
+            record: dict[str, Any] = {"step": step, **metrics}
+            if histogram is not None:
+                record["prepool/activations"] = self._wandb.Histogram(np_histogram=histogram)
+            self._run.log(record, step=step)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Write the outcome into the summary and finish."""
+        if self._run is None:
+            return
+        try:
+            if outcome is not None:
+                self._run.summary.update({f"outcome/{key}": value for key, value in outcome.as_dict().items()})
+            self._run.finish(exit_code=0 if outcome is not None else 1)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        if not WandbSink._complained:
+            WandbSink._complained = True
+            print(f"wandb failed, the runs go on without it: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Sweeps: a file becomes a list of run configurations, and an executor trains them. Never imports torch."""

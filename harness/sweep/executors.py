@@ -1,0 +1,172 @@
+"""Executors: each maps tasks to calls of the same function, `work`. Truth is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from harness.store import RunDirectory
+from harness.sweep.work import Report, Task, failed, work
+
+EXECUTORS = ("inline", "local")
+BUSY_PAUSE = 1.0
+"""Seconds before a run that another process works on is asked for again."""
+
+
+class Display(Protocol):
+    """Shows how a sweep goes."""
+
+    def started(self, running: int) -> None:
+        """Take the number of runs that are being worked on now."""
+
+    def ended(self, report: Report) -> None:
+        """Take the report of a run."""
+
+
+def inline(tasks: Sequence[Task], display: Display) -> None:
+    """Do one run after the other in this process."""
+    queue = list(tasks)
+    while queue:
+        task = queue.pop(0)
+        display.started(1)
+        report = work(task)
+        if report.state == "busy":
+            queue.append(task)
+            time.sleep(BUSY_PAUSE)
+        display.ended(report)
+
+
+def local(tasks: Sequence[Task], display: Display, slots: Sequence[str | None]) -> None:
+    """Do the runs in worker processes that stay alive between runs, one for each slot.
+
+    A slot is the CUDA_VISIBLE_DEVICES of its worker, None to leave it as it is. A worker that is killed fails its own
+    run only, and another takes its slot.
+    """
+    from pebble import ProcessPool
+
+    with tempfile.TemporaryDirectory(prefix="harness-slots-") as folder:
+        pool = ProcessPool(
+            max_workers=min(len(slots), len(tasks)),
+            initializer=_start_worker,
+            initargs=(folder, tuple(slots)),
+            context=_spawn(),
+        )
+        try:
+            _drive(tasks, display, lambda task: pool.schedule(work, (task,)))
+            pool.close()
+        except BaseException:
+            pool.stop()
+            raise
+        finally:
+            pool.join()
+
+
+def _drive(tasks: Sequence[Task], display: Display, schedule: Callable[[Task], Future[Report]]) -> None:
+    pending = {schedule(task): task for task in tasks}
+    while pending:
+        done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = pending.pop(future)
+            error = future.exception()
+            report = future.result() if error is None else failed(RunDirectory(task.folder), _named(error))
+            if report.state == "busy":
+                time.sleep(BUSY_PAUSE)
+                pending[schedule(task)] = task
+            display.ended(report)
+        display.started(sum(future.running() for future in pending))
+
+
+def _named(error: BaseException) -> BaseException:
+    """A killed worker's error in words: which signal, and what that usually means."""
+    code = getattr(error, "exitcode", None)
+    if not isinstance(code, int) or code >= 0:
+        return error
+    name = signal.Signals(-code).name
+    hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+    return RuntimeError(f"its worker process was ended by {name}{hint}")
+
+
+def _spawn() -> Any:
+    import multiprocessing
+
+    return multiprocessing.get_context("spawn")
+
+
+_slot_lock: IO[str] | None = None
+
+
+def _start_worker(folder: str, slots: tuple[str | None, ...]) -> None:
+    """Prepare a worker process: take a free slot, one thread, and end when the sweep's process ends."""
+    global _slot_lock
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which stops its workers
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    slot, _slot_lock = _take_slot(Path(folder), slots)
+    if slot is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot
+
+
+def _take_slot(folder: Path, slots: tuple[str | None, ...]) -> tuple[str | None, IO[str]]:
+    """A slot that no living process holds, and the lock that holds it; the lock ends with the process."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for number, slot in enumerate(slots):
+            lock = (folder / f"slot-{number}").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return slot, lock
+            except BlockingIOError:
+                lock.close()
+        time.sleep(0.05)
+    raise RuntimeError("every worker slot is taken")
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA would show, by index or name, without starting CUDA."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    with contextlib.suppress(OSError):
+        return [str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
+    return []
+
+
+def worker_slots(device: str, workers: int | None, per_gpu: int | None, gpus: Sequence[str]) -> list[str | None]:
+    """One entry a worker: the GPU that it uses, or None for a CPU worker.
+
+    On GPUs: `per_gpu` workers each (default 1), no more than `workers` in all. Else: `workers`, by default one a core.
+    """
+    if device == "cpu" or not gpus:
+        return [None] * (workers or cpu_count())
+    slots: list[str | None] = [gpu for _ in range(per_gpu or 1) for gpu in gpus]
+    return slots[:workers] if workers else slots
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a scheduler's polite end stops the workers too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

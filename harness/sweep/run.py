@@ -1,0 +1,192 @@
+"""A sweep from its file to its finished runs: what is done, what is left, and doing it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from harness import store
+from harness.config import RunConfig
+from harness.located import InputError
+from harness.sinks import WandbMode, WandbOptions
+from harness.store import Damaged, RunDirectory
+from harness.sweep.display import SweepDisplay
+from harness.sweep.executors import inline, interruptible, local, visible_gpus, worker_slots
+from harness.sweep.expand import Sweep, cell, expand
+from harness.sweep.work import Report, Task
+
+ExecutorName = Literal["inline", "local"]
+WANDB_PROJECT = "residual-harness"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is done: none of it changes a result."""
+
+    executor: ExecutorName = "local"
+    workers: int | None = None
+    per_gpu: int | None = None
+    wandb: WandbMode = "offline"
+    reuse: tuple[Path, ...] = ()
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The validated sweep of a file. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError([f"{path}: no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError([f"{path}: cannot be read: {error}"]) from None
+    return expand(text, str(path))
+
+
+def label(config: RunConfig, varied: Iterable[str]) -> str:
+    """A run in words: the fields in which the sweep's runs differ."""
+    values = cell(config, tuple(varied))
+    return " ".join([*(f"{field}={show(value)}" for field, value in values.items()), f"seed={config.seed}"])
+
+
+def show(value: object) -> str:
+    """A configuration value, short."""
+    if isinstance(value, tuple):
+        return "/".join(show(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def prepare(out: Path, sweep: Sweep) -> None:
+    """Make the output folder the sweep's. Raises InputError for the folder of another sweep or one not writable."""
+    held = store.sweep_text(out)
+    if held is not None:
+        ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
+        if ids != {config.run_id for config in sweep.configs}:
+            raise InputError(
+                [
+                    f"{out}: holds a different sweep (see {out / 'sweep.yaml'}): choose another --out; "
+                    f"with --reuse {out} it takes over the runs that both have"
+                ]
+            )
+        return
+    try:
+        store.write_sweep_text(out, sweep.text)
+        (out / "runs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
+
+
+def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console: Console) -> list[Report]:
+    """Do every run of a sweep that is not finished in `out`; gives the reports of those that failed.
+
+    Raises InputError as `prepare` does, and KeyboardInterrupt when stopped.
+    """
+    prepare(out, sweep)
+    known = store.by_identity(out)
+    folders = {config.run_id: store.run_directory(out, config, known) for config in sweep.configs}
+    labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
+    taken = _take_over(sweep.configs, folders, settings.reuse)
+    if taken:
+        console.print(f"{taken} finished runs taken over", highlight=False)
+    left = [config for config in sweep.configs if not _finished(folders[config.run_id])]
+    slots = worker_slots(
+        _device(sweep.configs),
+        settings.workers,
+        settings.per_gpu,
+        visible_gpus() if settings.executor == "local" else [],
+    )
+    found = len(sweep.configs) - len(left)
+    console.print(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}", highlight=False)
+    tasks = [
+        Task(config, folders[config.run_id].path, command, _wandb(config, sweep, out, settings.wandb))
+        for config in left
+    ]
+    with SweepDisplay(len(sweep.configs), found, labels, console) as display, interruptible():
+        if tasks and settings.executor == "inline":
+            inline(tasks, display)
+        elif tasks:
+            local(tasks, display, slots)
+    write_index(out)
+    return display.failed
+
+
+def _finished(run: RunDirectory) -> bool:
+    """Whether the run is finished and nothing of it damaged; a damaged one is work, which repairs it."""
+    try:
+        run.verify()
+    except Damaged:
+        return False
+    return run.state() == "finished"
+
+
+def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], sources: Iterable[Path]) -> int:
+    count = 0
+    for source in sources:
+        if not source.is_dir():
+            raise InputError([f"{source}: --reuse: no such folder"])
+        known = store.by_identity(source)
+        for config in configs:
+            run, other = folders[config.run_id], known.get(config.run_id)
+            if not run.path.exists() and other is not None and _finished(other):
+                store.adopt(run, other)
+                count += 1
+    return count
+
+
+def _device(configs: Sequence[RunConfig]) -> str:
+    """The one device that the runs ask for; runs that ask for several share the workers of `auto`."""
+    named = {config.compute.device for config in configs}
+    return named.pop() if len(named) == 1 else "auto"
+
+
+def _wandb(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -> WandbOptions | None:
+    if mode == "disabled":
+        return None
+    group = " ".join(f"{field}={show(value)}" for field, value in cell(config, sweep.varied).items()) or sweep.name
+    tags = (sweep.name[:64], config.model.name, config.data.name)
+    return WandbOptions(mode, out, os.environ.get("WANDB_PROJECT", WANDB_PROJECT), group[:128], tags)
+
+
+def sweep_configs(out: Path) -> tuple[RunConfig, ...]:
+    """The runs of the sweep that a folder belongs to; none for a folder of single runs."""
+    text = store.sweep_text(out)
+    return expand(text, str(out / "sweep.yaml")).configs if text is not None else ()
+
+
+def write_index(out: Path) -> tuple[list[store.Row], list[Damaged]]:
+    """Rebuild OUT/index.parquet from the runs; gives its rows, and the damaged runs that it leaves out."""
+    rows, damaged = store.index(out, sweep_configs(out))
+    if rows:
+        store.write_index(out, rows)
+    return rows, damaged
+
+
+def dry_run(sweep: Sweep) -> Table:
+    """What each run of a sweep would train."""
+    table = Table("run", *(field for field in sweep.varied), "model", "data", "optimizer", "steps", box=None)
+    for config in sweep.configs:
+        values = [show(_value(config, field)) for field in sweep.varied]
+        model = f"{config.model.name} {show(config.model.repeats)}" if config.model.repeats else config.model.name
+        data = f"{config.data.name} {config.data.image_size}x{config.data.image_size} batch {config.data.batch_size}"
+        optimizer = f"{config.optim.name} lr {config.optim.lr:g}"
+        table.add_row(config.run_id, *values, model, data, optimizer, str(config.train.steps))
+    return table
+
+
+def _value(config: RunConfig, field: str) -> object:
+    value: object = config
+    for part in field.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def failure_table(failed: Sequence[Report]) -> Table:
+    """What failed and why."""
+    table = Table("run", "why", box=None, title=f"{len(failed)} failed", title_justify="left")
+    for report in failed:
+        table.add_row(report.run_id, report.message)
+    return table

@@ -1,0 +1,70 @@
+"""What an output folder holds: runs by state and outcome."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from harness import store
+from harness.located import InputError
+from harness.sweep.run import sweep_configs
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts of runs by state and by outcome, the failures with their reasons, and damaged runs."""
+
+    out: Path
+    states: Mapping[str, int]
+    outcomes: Mapping[str, int]
+    failures: Mapping[str, str]
+    damaged: tuple[str, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether no run is running or pending."""
+        return not (self.states.get("running") or self.states.get("pending"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {
+            "runs": sum(self.states.values()),
+            "states": dict(self.states),
+            "outcomes": dict(self.outcomes),
+            "failures": dict(self.failures),
+            "damaged": list(self.damaged),
+        }
+
+
+def read_status(out: Path) -> Status:
+    """Read an output folder. Raises InputError when it is none."""
+    if not out.is_dir():
+        raise InputError([f"{out}: no such folder"])
+    if not (out / "runs").is_dir():
+        raise InputError([f"{out}: not an output folder: it has no runs/"])
+    rows, damaged = store.index(out, sweep_configs(out))
+    counts = Counter(row["state"] for row in rows)
+    return Status(
+        out=out,
+        states={state: counts[state] for state in ("pending", "running", "finished", "failed")},
+        outcomes=dict(sorted(Counter(row["outcome"] for row in rows if row["outcome"]).items())),
+        failures={row["run_id"]: row["failure"] for row in rows if row["state"] == "failed"},
+        damaged=tuple(str(error) for error in damaged),
+    )
+
+
+def status_table(status: Status) -> RenderableType:
+    """The status for a terminal."""
+    table = Table("runs", *status.states, *status.outcomes, "damaged", box=None, title=str(status.out))
+    counts = (sum(status.states.values()), *status.states.values(), *status.outcomes.values(), len(status.damaged))
+    table.add_row(*(str(count) for count in counts))
+    parts: list[RenderableType] = [table]
+    parts += [f"failed: {run_id}: {reason}" for run_id, reason in status.failures.items()]
+    parts += list(status.damaged)
+    return Group(*parts)

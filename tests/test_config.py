@@ -1,0 +1,88 @@
+"""The run configuration: strict, frozen, resolved, and the run's identity."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from harness.config import DIGITS_TRAINING_IMAGES, RunConfig
+
+
+def config(**sections: object) -> RunConfig:
+    return RunConfig.model_validate(sections)
+
+
+def test_equal_resolved_configurations_are_one_run() -> None:
+    spelled_out = config(
+        model={"stem": "small", "repeats": [5, 10, 5], "residual_scale": 1},
+        optim={"decay": 0.9, "momentum": 0.9, "eps": 1.0},
+    )
+    assert spelled_out == config()
+    assert spelled_out.run_id == config().run_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"model": {"width": 0.5}},
+        {"data": {"batch_size": 16}},
+        {"optim": {"lr": 0.1}},
+        {"train": {"check_every": 5}},
+        {"train": {"stop_at_death": False}},
+    ],
+)
+def test_training_fields_make_another_run(change: dict[str, object]) -> None:
+    assert config(**change).run_id != config().run_id
+
+
+@pytest.mark.parametrize("change", [{"probes": {"every": 1}}, {"compute": {"device": "cpu", "threads": 2}}])
+def test_instruments_and_devices_do_not(change: dict[str, object]) -> None:
+    assert config(**change).run_id == config().run_id
+
+
+def test_the_identity_survives_the_stored_form() -> None:
+    stored = json.dumps(config(model={"repeats": [1, 1, 1]}).model_dump(mode="json"))
+    assert RunConfig.model_validate(json.loads(stored)).run_id == config(model={"repeats": [1, 1, 1]}).run_id
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optim": {"name": "sgd", "decay": 0.9}}, "sgd has no decay; only rmsprop_tf has"),
+        ({"optim": {"schedule": {"name": "exponential"}}}, "exponential needs every"),
+        ({"optim": {"warmup": {"name": "constant", "lr": 1e-5, "steps": 300}}}, "300 is not below train.steps = 200"),
+        ({"data": {"num_classes": 3}}, "digits has no num_classes; only synthetic has"),
+        ({"data": {"batch_size": 2000}}, f"2000 is above the {DIGITS_TRAINING_IMAGES} training images"),
+        ({"data": {"batch_size": 1}}, "greater than or equal to 2"),
+        ({"model": {"width": float("nan")}}, "finite"),
+        ({"model": {"residual_scale": [1, 1]}}, "3"),
+        ({"model": {"repeats": [1, 2]}}, "3"),
+        ({"seed": True}, "valid integer"),
+        ({"seed": "1"}, "valid integer"),
+    ],
+)
+def test_refusals_say_why(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        config(**sections)
+    assert message in str(caught.value)
+
+
+def test_the_schema_describes_every_field() -> None:
+    schema = RunConfig.model_json_schema()
+    for section in schema["$defs"].values():
+        for name, field in section["properties"].items():
+            assert field.get("description"), f"{section['title']}.{name} has no description"
+
+
+@pytest.mark.parametrize("module", ["harness.config", "harness.sweep.run", "harness.sweep.status", "harness.models"])
+def test_does_not_import_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,94 @@
+"""Died, collapsed, diverged, survived: the definitions of SCIENCE.md, check by check."""
+
+import json
+
+import pytest
+
+from harness.outcome import Detector
+
+ALIVE, DEAD, INERT = (False, False), (True, True), (False, True)
+
+
+def watch(checks: dict[int, tuple[bool, bool]], event: str = "died") -> Detector:
+    detector = Detector(event=event)  # type: ignore[arg-type]
+    for step, (dead, inert) in checks.items():
+        detector.see(step, dead=dead, inert=inert)
+    return detector
+
+
+def test_three_dead_checks_that_span_twenty_steps_are_death_at_the_first() -> None:
+    outcome = watch({0: ALIVE, 10: ALIVE, 20: DEAD, 30: DEAD, 40: DEAD}).outcome(40)
+    assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("died", 20, 10)
+
+
+def test_three_dead_checks_that_span_less_are_not() -> None:
+    detector = watch({0: ALIVE, 5: DEAD, 10: DEAD, 15: DEAD})
+    assert not detector.happened
+    detector.see(20, dead=True, inert=True)
+    assert not detector.happened
+    detector.see(25, dead=True, inert=True)
+    assert detector.happened
+    assert detector.outcome(25).step == 5
+
+
+def test_two_dead_checks_are_not_even_when_they_span_enough() -> None:
+    assert not watch({0: ALIVE, 50: DEAD, 100: DEAD}).happened
+
+
+def test_a_live_check_breaks_the_row() -> None:
+    outcome = watch({0: ALIVE, 10: DEAD, 20: DEAD, 30: ALIVE, 40: DEAD, 50: DEAD, 60: DEAD}).outcome(60)
+    assert (outcome.step, outcome.last_live_step) == (40, 30)
+
+
+def test_dead_from_the_start_has_no_live_check() -> None:
+    outcome = watch({0: DEAD, 10: DEAD, 20: DEAD}).outcome(20)
+    assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("died", 0, None)
+
+
+def test_a_survivor_is_censored_at_its_last_step() -> None:
+    outcome = watch({0: ALIVE, 10: ALIVE}).outcome(17)
+    assert (outcome.outcome, outcome.step) == ("survived", 17)
+
+
+def test_with_too_few_dead_checks_at_the_end_it_is_censored_at_the_last_live_one() -> None:
+    outcome = watch({0: ALIVE, 10: ALIVE, 20: DEAD, 30: DEAD}).outcome(30)
+    assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("survived", 10, 10)
+
+
+def test_collapse_is_recorded_for_every_network_but_ends_only_its_own_kind() -> None:
+    checks = {0: ALIVE, 10: INERT, 20: INERT, 30: INERT}
+    relu_net = watch(checks)
+    assert not relu_net.happened
+    assert (relu_net.outcome(30).outcome, relu_net.outcome(30).collapsed_step) == ("survived", 10)
+    norm_net = watch(checks, event="collapsed")
+    assert norm_net.happened
+    assert (norm_net.outcome(30).outcome, norm_net.outcome(30).step) == ("collapsed", 10)
+
+
+def test_a_unit_alive_after_a_decided_death_is_a_revival() -> None:
+    outcome = watch({0: ALIVE, 10: DEAD, 20: DEAD, 30: DEAD, 40: DEAD, 50: ALIVE}).outcome(50)
+    assert (outcome.outcome, outcome.step, outcome.revival_step) == ("died", 10, 50)
+
+
+def test_divergence_competes_with_death() -> None:
+    detector = watch({0: ALIVE, 10: DEAD, 20: DEAD})
+    detector.see_divergence(24)
+    detector.see_divergence(30)
+    outcome = detector.outcome(30)
+    assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("diverged", 24, 20)
+
+
+def test_a_decided_death_is_not_undone_by_a_later_divergence() -> None:
+    detector = watch({0: ALIVE, 10: DEAD, 20: DEAD, 30: DEAD})
+    detector.see_divergence(35)
+    assert detector.outcome(35).outcome == "died"
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_the_state_restores_at_any_check(cut: int) -> None:
+    checks = list({0: ALIVE, 10: DEAD, 20: ALIVE, 30: DEAD, 40: DEAD, 50: DEAD}.items())
+    detector = watch(dict(checks[:cut]))
+    detector = Detector.restore(json.loads(json.dumps(detector.state())))
+    for step, (dead, inert) in checks[cut:]:
+        detector.see(step, dead=dead, inert=inert)
+    assert detector.outcome(50) == watch(dict(checks)).outcome(50)
