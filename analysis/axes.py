@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +13,7 @@ import pandas as pd
 
 from analysis.load import config_columns, varying
 from harness.config import IDENTITY
-from harness.located import InputError
+from harness.located import InputError, suggestion
 
 MOST_LEVELS = 12
 """A numeric column with more different values than this is cut into intervals."""
@@ -60,7 +61,7 @@ def axis(runs: pd.DataFrame, column: str) -> Axis:
     column that the frame lacks, naming those it has.
     """
     if column not in runs:
-        raise InputError([f"no column {column!r} in these runs; allowed: {', '.join(config_columns(runs))}"])
+        raise InputError([f"no column {column!r} in these runs{suggestion(column, config_columns(runs))}"])
     label, values = _LABELS.get(column, column), runs[column]
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.nunique() > MOST_LEVELS:
@@ -70,7 +71,9 @@ def axis(runs: pd.DataFrame, column: str) -> Axis:
     levels = [_text(column, key[1] if key[0] == 0 else key[2]) for key in keys]
     if column in _FRACTIONS and (filters := _filters(runs, codes)):
         label = f"pre-pool filters ({label.split(' (')[0]} factor)"
-        levels = [f"{filters[code]}\n({level})" if code in filters else f"({level})" for code, level in enumerate(levels)]
+        levels = [
+            f"{filters[code]}\n({level})" if code in filters else f"({level})" for code, level in enumerate(levels)
+        ]
     return Axis(column, label, tuple(levels), codes)
 
 
@@ -150,20 +153,25 @@ def _filters(runs: pd.DataFrame, codes: pd.Series[int]) -> dict[int, int]:
     """The number of pre-pool filters at each level, empty unless every level has one of its own."""
     if "prepool/units" not in runs:
         return {}
-    units = runs["prepool/units"].dropna()
-    found = units.groupby(codes.loc[units.index])
-    own = found.nunique().le(1).all() and found.first().is_unique
-    return {int(code): int(count) for code, count in found.first().items()} if own else {}
+    found: dict[int, set[int]] = {}
+    for code, units in zip(codes, runs["prepool/units"], strict=True):
+        if not pd.isna(units):
+            found.setdefault(code, set()).add(int(units))
+    single = {code: units.pop() for code, units in found.items() if len(units) == 1}
+    return single if len(set(single.values())) == len(found) else {}
 
 
 def _intervals(column: str, label: str, values: pd.Series[Any], numbers: pd.Series[float]) -> Axis:
     """Cut a column of many numbers into intervals, equal in ratio where they span decades; what is no number, apart."""
     low, high = float(numbers.min()), float(numbers.max())
-    spread = np.geomspace if low > 0 and high / low > 20 else np.linspace
-    edges = spread(low, high, INTERVALS + 1)
-    codes = pd.Series(np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, INTERVALS - 1), index=values.index)
-    levels = [f"{start:.2g} to {end:.2g}" for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    edges = (np.geomspace if low > 0 and high / low > 20 else np.linspace)(low, high, INTERVALS + 1)
+    levels = [f"{start:.2g} to {end:.2g}" for start, end in itertools.pairwise(edges)]
     others = sorted({_key(value) for value in values[numbers.isna()]})
-    for number, key in enumerate(others, len(levels)):
-        codes[[numbers.isna().at[at] and _key(values.at[at]) == key for at in values.index]] = number
-    return Axis(column, label, (*levels, *(key[2] for key in others)), codes)
+
+    def code(value: Any, number: float) -> int:
+        if np.isnan(number):
+            return INTERVALS + others.index(_key(value))
+        return int(np.searchsorted(edges[1:-1], number, side="right"))
+
+    codes = [code(value, number) for value, number in zip(values, numbers, strict=True)]
+    return Axis(column, label, (*levels, *(words for _, _, words in others)), pd.Series(codes, index=values.index))

@@ -51,7 +51,7 @@ def load(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> pd.D
             damaged.append(str(error))
     if not sound:
         raise InputError([_no_runs(folder), *damaged])
-    runs = pd.DataFrame(sound).astype({name: "Int64" for name in _STEPS})
+    runs = pd.DataFrame(sound).astype(dict.fromkeys(_STEPS, "Int64"))
     _report_damage(runs, damaged)
     return runs
 

@@ -1,12 +1,14 @@
 """Where networks die: the share of runs that died over two axes of the configuration.
 
-Death is an outcome of `analysis.load.EVENTS`. Divergence competes with it: a run that diverged counts as not died. Failed,
-running and pending runs count for nothing, and are shown.
+Death is an outcome of `analysis.load.EVENTS`. Divergence competes with it: a run that diverged counts as not died.
+Failed, running and pending runs count for nothing, and are shown.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ from harness.outcome import CONSECUTIVE, SPAN
 
 MOST_PANELS = 6
 """A map with more combinations of further axes than this pools them."""
+MOST_DETAILED = 8
+"""A map with more columns than this has no intervals in its cells."""
 UNFINISHED = ("failed", "running", "pending")
 
 
@@ -59,20 +63,22 @@ def phase_map(runs: pd.DataFrame, x: str | None = None, y: str | None = None) ->
         panels = [("", runs)]
     columns = min(len(panels), 3 if len(across.levels) <= 5 else 2)
     rows = math.ceil(len(panels) / columns)
-    wide, high = len(across.levels), len(up.levels)
+    counts = [_count(part, across, up) for _, part in panels]
     with style.applied():
         figure = style.figure(
-            max(4.6, columns * (0.25 + 0.95 * wide) + 1.9), max(2.1, rows * (0.3 + 0.72 * high) + 1.1), _headline(runs)
+            max(4.4, columns * (0.25 + 0.95 * len(across.levels)) + 1.9),
+            max(1.6, rows * (0.3 + 0.72 * len(up.levels)) + 0.6),
+            _headline(runs),
+            _caption(runs, counts, len(across.levels) <= MOST_DETAILED, pooled),
         )
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for panel, (words, part) in zip(grid.flat, panels, strict=False):
-            _draw(panel, _count(part, across, up), across, up)
+        for panel, (words, _), count in zip(grid.flat, panels, counts, strict=False):
+            _draw(panel, count, across, up)
             panel.set_title(words)
         style.trim(grid, len(panels), across.label, up.label)
         scale = figure.colorbar(ScalarMappable(cmap=style.SHARES), ax=grid, aspect=28, pad=0.02, ticks=[0, 0.5, 1])
         scale.set_label(f"share of runs that {event_words(runs)}")
-        scale.outline.set_visible(False)  # type: ignore[operator]
-        style.caption(figure, _caption(runs, [_count(part, across, up) for _, part in panels], pooled))
+        scale.outline.set_visible(False)
     return figure
 
 
@@ -83,20 +89,22 @@ def event_words(runs: pd.DataFrame) -> str:
 
 
 def _count(runs: pd.DataFrame, across: axes.Axis, up: axes.Axis) -> pd.DataFrame:
-    flags = {state: runs["state"] == state for state in ("finished", *UNFINISHED)}
-    flags |= {"died": runs["outcome"].isin(EVENTS), "diverged": runs["outcome"] == "diverged"}
+    state, outcome = runs["state"], runs["outcome"]
+    flags = {"finished": state == "finished", "died": outcome.isin(EVENTS), "diverged": outcome == "diverged"}
+    flags |= {unfinished: state == unfinished for unfinished in UNFINISHED}
     levels = [up.codes.loc[runs.index].rename("y"), across.codes.loc[runs.index].rename("x")]
     every = pd.MultiIndex.from_product([range(len(up.levels)), range(len(across.levels))], names=["y", "x"])
     counts = pd.DataFrame(flags).groupby(levels).sum().reindex(every, fill_value=0).astype(int)
-    counts["share"] = counts["died"] / counts["finished"].where(counts["finished"] > 0)
     intervals = [wilson(died, n) for died, n in zip(counts["died"], counts["finished"], strict=True)]
-    counts["low"], counts["high"] = [low for low, _ in intervals], [high for _, high in intervals]
+    counts.insert(3, "share", counts["died"] / counts["finished"].where(counts["finished"] > 0))
+    counts.insert(4, "low", [low for low, _ in intervals])
+    counts.insert(5, "high", [high for _, high in intervals])
     return counts
 
 
 def _draw(panel: Axes, counts: pd.DataFrame, across: axes.Axis, up: axes.Axis) -> None:
-    detailed = len(across.levels) <= 8
-    for (row, column), cell in counts.iterrows():  # type: ignore[misc]
+    detailed = len(across.levels) <= MOST_DETAILED
+    for (row, column), cell in zip(counts.index, counts.to_dict("records"), strict=True):
         blank = cell["finished"] == 0
         colour = style.SHARES(0.0 if blank else cell["share"])
         fill = {"facecolor": "none", "hatch": "////", "edgecolor": style.GRID} if blank else {"facecolor": colour}
@@ -117,7 +125,7 @@ def _draw(panel: Axes, counts: pd.DataFrame, across: axes.Axis, up: axes.Axis) -
         spine.set_visible(False)
 
 
-def _notes(cell: pd.Series[float], detailed: bool) -> list[str]:
+def _notes(cell: Mapping[Any, float], detailed: bool) -> list[str]:
     """Small lines under a cell's count: the interval, and what else became of its runs."""
     notes = []
     if detailed and cell["finished"] > 1:
@@ -132,7 +140,7 @@ def _headline(runs: pd.DataFrame) -> str:
     return f"{happened} of {style.count(finished, 'finished run')} {event_words(runs)}"
 
 
-def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], pooled: list[str]) -> str:
+def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, pooled: list[str]) -> str:
     word = event_words(runs)
     sizes = np.concatenate([part["finished"].to_numpy() for part in counts])
     sizes = sizes[sizes > 0]
@@ -143,8 +151,9 @@ def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], pooled: list[str]) 
         text += "; one run a cell, so no interval"
     else:
         n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-        text += f", below it the 95 % Wilson interval of that share (n = {n} runs a cell)"
-    text += f". {definition(runs)}"
+        text += ", below it the 95 % Wilson interval of that share" if detailed else ""
+        text += f" (n = {n} runs a cell)"
+    text += f". {explain_event(runs)}"
     if (runs["outcome"] == "diverged").any():
         text += " Runs that diverged count as finished."
     open_runs = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
@@ -155,16 +164,18 @@ def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], pooled: list[str]) 
     return text
 
 
-def definition(runs: pd.DataFrame) -> str:
+def explain_event(runs: pd.DataFrame) -> str:
     """What a death is, in a sentence, and to which step the survivors were followed."""
-    told = {
+    words = {
         "died": "Died: every pre-pool unit is zero on the whole probe set",
-        "collapsed": "Collapsed: no pre-pool unit varies over the probe set",
+        "collapsed": "collapsed: no pre-pool unit varies over the probe set",
     }
-    words = event_words(runs).split(" or ")
-    text = "; ".join(told[word] for word in words) + f", at {CONSECUTIVE} checks in a row over at least {SPAN} steps."
+    text = (
+        "; ".join(words[event] for event in event_words(runs).split(" or "))
+        + f", at {CONSECUTIVE} checks in a row over at least {SPAN} steps."
+    )
     ends = runs.loc[runs["outcome"] == "survived", "outcome_step"].dropna()
     if len(ends):
-        reach = f"{ends.min()}" if ends.min() == ends.max() else f"{ends.min()} to {ends.max()}"
-        text += f" Survivors were followed to step {reach}."
+        reach = f"step {ends.min()}" if ends.min() == ends.max() else f"steps {ends.min()} to {ends.max()}"
+        text += f" Survivors were followed to {reach}."
     return text

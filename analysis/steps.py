@@ -5,8 +5,7 @@ Both figures take one panel for each level of one column and one colour for each
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import axes, style
-from analysis.phase import definition, event_words
-from harness.located import InputError
+from analysis.phase import event_words, explain_event
+from harness.located import InputError, suggestion
 
 Definition = Literal["dead", "inert"]
 
@@ -49,10 +48,15 @@ class _Layout:
         """The dashes of a colour; the highest level's line is solid."""
         return style.DASHES[(len(self.colours) - 1 - line) % len(style.DASHES)]
 
-    def part(self, runs: pd.DataFrame, panel: int, line: int) -> pd.DataFrame:
-        """The runs of one panel and one colour, in order of their seed."""
-        panels, lines = (axis.codes.loc[runs.index] for axis in (self.panels, self.lines))
-        return runs[(panels == panel) & (lines == line)].sort_values(["seed", "run_id"])
+    def parts(self, runs: pd.DataFrame) -> Iterator[tuple[int, int, pd.DataFrame]]:
+        """Panel, colour and their runs, in order of the seed, for each panel and colour that has runs."""
+        ordered = runs.sort_values(["seed", "run_id"])
+        panels, lines = self.panels.codes.loc[ordered.index], self.lines.codes.loc[ordered.index]
+        for panel in range(len(self.panels.levels)):
+            for line in range(len(self.lines.levels)):
+                part = ordered[(panels == panel) & (lines == line)]
+                if len(part):
+                    yield panel, line, part
 
 
 def _layout(runs: pd.DataFrame, panel: str | None, colour: str | None) -> _Layout:
@@ -76,35 +80,33 @@ def unit_share(
     """
     batch, probe = (f"prepool/{definition}_share_{source}" for source in ("batch", "probe"))
     if batch not in rows:
-        metrics = ", ".join(name for name in rows if "/" in name) or "none"
-        raise InputError([f"no metric {batch!r} in these rows; there are: {metrics}"])
+        metrics = [name for name in map(str, rows.columns) if "/" in name]
+        raise InputError([f"no metric {batch!r} in these rows{suggestion(batch, metrics)}"])
     layout = _layout(runs, panel, colour)
-    curves = {str(run_id): part for run_id, part in rows.groupby("run_id")}
+    curves, readings = _curves(rows, batch), _curves(rows, probe)
+    crowd = int(layout.panels.codes.value_counts().max())
+    caption = (
+        f"{_DEFINITIONS[definition]}. Lines: of the training batch; marks: of the fixed probe set (train-mode "
+        "batch-norm). One line a run; it ends with the run's last reading."
+    )
+    legend = [
+        (level, Line2D([], [], color=tone, marker=layout.mark(line), markersize=4, linestyle=layout.dash(line)))
+        for line, (level, tone) in enumerate(zip(layout.lines.levels, layout.colours, strict=True))
+    ]
     with style.applied():
-        figure, grid = _panels(layout, 2.5, f"{definition.capitalize()} units while training, {style.count(len(curves), 'run')}")
-        crowd = max(len(runs[layout.panels.codes == code]) for code in range(len(layout.panels.levels)))
-        for code, axis in enumerate(grid.flat[: len(layout.panels.levels)]):
-            for line, tone in enumerate(layout.colours):
-                parts = [curves[run] for run in layout.part(runs, code, line)["run_id"] if run in curves]
-                look = {"color": tone, "alpha": max(0.25, min(0.9, 12 / crowd))}
-                lines = LineCollection([_points(part, batch) for part in parts], linewidths=1.3, **look)
-                lines.set_linestyle(layout.dash(line))
-                lines.set_rasterized(len(rows) > _SHOWN_ONE_BY_ONE)
-                axis.add_collection(lines)
-                seen = np.concatenate([_points(part, probe) for part in parts] or [np.empty((0, 2))])
-                axis.plot(*seen.T, linestyle="none", marker=layout.mark(line), markersize=4, markeredgewidth=0, **look)
-            axis.set(xlim=(0, _reach(rows["step"])), ylim=(-0.03, 1.05))
+        title = f"{definition.capitalize()} units while training, {style.count(len(curves), 'run')}"
+        figure, grid = _panels(layout, 2.2, title, caption, legend[::-1], layout.lines.label)
+        for panel_code, line, part in layout.parts(runs):
+            axis, of_runs = grid.flat[panel_code], part["run_id"]
+            look: dict[str, Any] = {"color": layout.colours[line], "alpha": max(0.4, min(0.9, 25 / crowd))}
+            lines = LineCollection([curves[run] for run in of_runs if run in curves], linewidths=1.3, **look)
+            lines.set_linestyle(layout.dash(line))
+            lines.set_rasterized(len(rows) > _SHOWN_ONE_BY_ONE)
+            axis.add_collection(lines)
+            seen = np.concatenate([np.empty((0, 2)), *(readings[run] for run in of_runs if run in readings)])
+            axis.plot(*seen.T, linestyle="none", marker=layout.mark(line), markersize=4, markeredgewidth=0, **look)
+        grid.flat[0].set(xlim=(0, _reach(rows["step"])), ylim=(-0.03, 1.05))
         style.trim(grid, len(layout.panels.levels), _STEP, f"{definition} units / pre-pool units")
-        handles = [
-            Line2D([], [], color=tone, marker=layout.mark(line), markersize=4, linestyle=layout.dash(line))
-            for line, tone in enumerate(layout.colours)
-        ]
-        _legend(figure, handles[::-1], layout.lines.levels[::-1], layout.lines.label)
-        style.caption(
-            figure,
-            f"{_DEFINITIONS[definition]}. Lines: of the training batch; marks: of the fixed probe set (train-mode "
-            "batch-norm). One line a run; a line ends where its run stopped.",
-        )
     return figure
 
 
@@ -116,31 +118,29 @@ def event_steps(runs: pd.DataFrame, panel: str | None = None, colour: str | None
     """
     layout = _layout(runs, panel, colour)
     finished = runs[runs["state"] == "finished"]
-    happened = [outcome for outcome in _MARKS if (finished["outcome"] == outcome).any()]
+    left_out = len(runs) - len(finished)
+    caption = (
+        "One row a run. A bar leads from the last check at which it was alive to the first that decided its end; "
+        f"open marks: alive when last seen (right-censored). {explain_event(runs)}"
+    ) + (f" Without an outcome and not shown: {left_out}." if left_out else "")
+    legend = [
+        (outcome, Line2D([], [], color=style.MUTED, linestyle="none", marker=mark, markerfacecolor=_fill(outcome)))
+        for outcome, mark in _MARKS.items()
+        if (finished["outcome"] == outcome).any()
+    ]
     with style.applied():
-        title = f"When runs {event_words(runs)}, {style.count(len(finished), 'run')}"
-        figure, grid = _panels(layout, max(1.6, 0.55 * len(layout.lines.levels)), title)
-        for code, axis in enumerate(grid.flat[: len(layout.panels.levels)]):
-            for line, tone in enumerate(layout.colours):
-                _draw_events(axis, layout.part(finished, code, line), line, tone)
-            axis.set(ylim=(-0.5, len(layout.colours) - 0.5), xlim=(0, _reach(finished["last_step"])))
-            axis.set_yticks(range(len(layout.colours)), layout.lines.levels)
+        title = f"When runs {event_words(runs)}, {style.count(len(finished), 'finished run')}"
+        height = max(0.9, (0.5 if len(layout.lines.levels) <= 6 else 0.3) * len(layout.lines.levels))
+        figure, grid = _panels(layout, height, title, caption, legend)
+        for panel_code, line, part in layout.parts(finished):
+            _draw_events(grid.flat[panel_code], part, line, layout.colours[line])
+        for axis in grid.flat[: len(layout.panels.levels)]:
             axis.grid(visible=False, axis="y")
             for border in range(1, len(layout.colours)):
                 axis.axhline(border - 0.5, color=style.GRID, linewidth=0.6)
+        grid.flat[0].set(ylim=(-0.5, len(layout.colours) - 0.5), xlim=(0, _reach(finished["last_step"])))
+        grid.flat[0].set_yticks(range(len(layout.colours)), layout.lines.levels)
         style.trim(grid, len(layout.panels.levels), _STEP, layout.lines.label)
-        handles = [
-            Line2D([], [], color=style.MUTED, linestyle="none", marker=_MARKS[outcome], markerfacecolor=_fill(outcome))
-            for outcome in happened
-        ]
-        _legend(figure, handles, happened)
-        left_out = len(runs) - len(finished)
-        style.caption(
-            figure,
-            "One row a run. A bar leads from the last check at which it was alive to the first that decided its end; "
-            f"open marks: alive when last seen (right-censored). {definition(runs)}"
-            + (f" Without an outcome and not shown: {left_out}." if left_out else ""),
-        )
     return figure
 
 
@@ -167,32 +167,26 @@ def _fill(outcome: str) -> str | None:
     return style.PAPER if outcome == "survived" else None
 
 
-def _points(part: pd.DataFrame, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The readings of one run as (step, value), steps without one left out."""
-    if metric not in part:
-        return np.empty((0, 2))
-    points = part[["step", metric]].to_numpy(dtype=float)
-    return points[~np.isnan(points[:, 1])]
+def _curves(rows: pd.DataFrame, metric: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The readings of each run that has some, as an array of (step, value)."""
+    if metric not in rows:
+        return {}
+    read = rows[["run_id", "step", metric]].dropna()
+    points = read[["step", metric]].to_numpy(dtype=np.float64)
+    return {str(run_id): points[places] for run_id, places in read.groupby("run_id").indices.items()}
 
 
 def _reach(steps: pd.Series[Any]) -> float:
     return 1.03 * max(1.0, float(steps.max()) if steps.notna().any() else 1.0)
 
 
-def _panels(layout: _Layout, height: float, title: str) -> tuple[Figure, np.ndarray[Any, Any]]:
+def _panels(layout: _Layout, height: float, title: str, caption: str, *legend: Any) -> tuple[Figure, Any]:
+    """A figure with one panel for each level, each `height` inches high."""
     count = len(layout.panels.levels)
-    columns = min(count, 3 if count != 4 else 2)
-    rows = math.ceil(count / columns)
-    figure = style.figure(5.2 if columns == 1 else 1.2 + 2.6 * columns, rows * height + 0.9, title)
+    columns = min(count, 4 if count > 9 else 2 if count == 4 else 3)
+    rows = -(-count // columns)
+    figure = style.figure(1.4 + 2.6 * columns, rows * (height + 0.3) + 0.4, title, caption, *legend)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for code, axis in enumerate(grid.flat[:count]):
         axis.set_title(layout.panels.words(code))
     return figure, grid
-
-
-def _legend(figure: Figure, handles: list[Line2D], labels: Sequence[str], title: str = "") -> None:
-    """A legend between title and panels, in as many columns as fit."""
-    if handles:
-        fitting = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, labels))))
-        words = {"title": title, "alignment": "left"} if title else {}
-        figure.legend(handles, labels, loc="outside upper left", ncols=max(1, fitting), columnspacing=1.4, **words)

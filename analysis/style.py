@@ -1,19 +1,22 @@
-"""How every figure looks: colours, marks, type, captions, and the files it is saved to. No pyplot, no global state kept.
+"""How every figure looks: colours, marks, type, captions, and the files it is saved to. No pyplot, no global state.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers and of middling lightness, so that they stand on white and
-on dark paper alike. In grey print it is the dashes and marks, one for each colour, that tell lines apart.
+Colours are Okabe and Ito's, told apart by colour-blind readers and of middling lightness, so that they stand on white
+and on dark paper alike. In grey print it is the dashes and marks, one for each colour, that tell lines apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import html
 import io
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
@@ -25,7 +28,15 @@ PAPER = "#fefefe"
 """Text, secondary text, rules and background: colours used for nothing else, so that a page can exchange them."""
 
 BLUE, GREEN, PURPLE, VERMILION = "#0072b2", "#009e73", "#cc79a7", "#d55e00"
+EXCHANGED = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {
+    "blue": BLUE,
+    "green": GREEN,
+    "purple": PURPLE,
+    "vermilion": VERMILION,
+}
+"""The colours that a page gives by CSS variables of these names, to fit its own scheme."""
 _COLOURS = {1: (BLUE,), 2: (BLUE, VERMILION), 3: (BLUE, GREEN, VERMILION), 4: (BLUE, GREEN, PURPLE, VERMILION)}
+_RAMP = LinearSegmentedColormap.from_list("ramp", [BLUE, GREEN, "#b8860b", VERMILION])
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
@@ -33,9 +44,10 @@ SHARES: Colormap = LinearSegmentedColormap.from_list("shares", ["#e9eff3", "#f2c
 """Shares from 0 to 1, ever darker, in grey too."""
 
 _FONT = 9.5
-_SETTINGS: dict[str, Any] = {
+_TITLE, _CAPTION = "title", "caption"
+_SETTINGS: Any = {
     "font.size": _FONT,
-    "font.family": "sans-serif",
+    "font.family": "DejaVu Sans",
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -69,42 +81,67 @@ def applied() -> Iterator[None]:
         yield
 
 
-def figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure of a size in inches with a bold title above its top left.
+def figure(
+    width: float,
+    height: float,
+    title: str,
+    caption: str,
+    legend: Sequence[tuple[str, Artist]] = (),
+    legend_title: str = "",
+) -> Figure:
+    """An empty figure: title, legend (if any), room for the panels, and a caption that says what is counted.
 
-    Title and caption stand outside the figure's frame: save it by `image`, or with bbox_inches="tight".
+    `width`, in inches, is that of the whole figure, `height` that of the panels with their labels; the room for the
+    words is added. Panels made in it are laid out in their room.
     """
-    made = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    lines = textwrap.wrap(caption, round(16.5 * width))
+    columns = max(1, int(width / (0.6 + 0.075 * max((len(label) for label, _ in legend), default=1))))
+    rows = -(-len(legend) // columns) + bool(legend_title and legend)
+    top, bottom = 0.36 + 0.2 * rows, 0.16 + 0.14 * len(lines)
+    total = top + height + bottom
+    made = Figure(figsize=(width, total), dpi=150)
     FigureCanvasAgg(made)
-    made.text(0.012, 1.01, title, va="bottom", fontsize=_FONT + 1.5, fontweight="bold")
+    made.set_layout_engine("constrained", rect=(0.05 / width, bottom / total, 1 - 0.1 / width, height / total))
+    left = 0.1 / width
+    made.text(left, 1 - 0.1 / total, title, va="top", fontsize=_FONT + 1.5, fontweight="bold", gid=_TITLE)
+    if legend:
+        labels, handles = zip(*legend, strict=True)
+        made.legend(
+            handles,
+            labels,
+            title=legend_title or None,
+            alignment="left",
+            loc="upper left",
+            bbox_to_anchor=(left, 1 - 0.34 / total),
+            bbox_transform=made.transFigure,
+            ncols=columns,
+            columnspacing=1.4,
+            borderpad=0,
+            borderaxespad=0,
+            labelspacing=0.3,
+        ).set_in_layout(False)
+    small: dict[str, Any] = {"fontsize": _FONT - 1.5, "color": MUTED, "gid": _CAPTION}
+    made.text(left, (bottom - 0.07) / total, "\n".join(lines), va="top", **small)
+    made.set_label(caption)
     return made
+
+
+def caption_of(figure: Figure) -> str:
+    """The caption, unwrapped."""
+    return str(figure.get_label())
 
 
 def colours(count: int) -> list[str]:
     """A colour for each of `count` ordered levels, from the lowest to the highest."""
     if count in _COLOURS:
         return list(_COLOURS[count])
-    ramp = matplotlib.colormaps["viridis"]
-    return [to_hex(ramp(0.1 + 0.75 * level / max(count - 1, 1))) for level in range(count)]
+    return [to_hex(_RAMP(level / (count - 1))) for level in range(count)]
 
 
 def on(colour: tuple[float, float, float, float]) -> str:
     """Black or white, whichever can be read on a cell of this colour."""
     red, green, blue, _ = colour
     return "#101214" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.2 else "#fdfdff"
-
-
-def caption(figure: Figure, text: str) -> None:
-    """Put a caption below the figure; it says what is counted."""
-    width = round(figure.get_figwidth() * 15.5)
-    below = figure.text(0.012, -0.02, textwrap.fill(text, width), va="top", fontsize=_FONT - 1.5, color=MUTED)
-    below.set_gid("caption")
-    figure.set_label(text)
-
-
-def caption_of(figure: Figure) -> str:
-    """The caption, unwrapped."""
-    return str(figure.get_label())
 
 
 def trim(grid: np.ndarray[Any, Any], used: int, x: str, y: str) -> None:
@@ -121,16 +158,35 @@ def trim(grid: np.ndarray[Any, Any], used: int, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
-def image(figure: Figure, kind: str, *, captioned: bool = True) -> bytes:
-    """The figure as `png` or `svg`, trimmed, the same bytes for the same figure; without its caption if asked."""
-    for text in figure.texts:
-        if text.get_gid() == "caption":
-            text.set_visible(captioned)
+def image(figure: Figure, kind: str) -> bytes:
+    """The figure as `png` or `svg`, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with applied():
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
+        if figure.get_layout_engine() is not None:  # lay out once, not for every file
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, svg: bytes, name: str) -> str:
+    """A figure's `svg` image as an element of a page: without its caption, in colours that the page may exchange.
+
+    The page gives the colours of EXCHANGED. `name` keeps this figure's identifiers apart from those of others.
+    """
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    words = {text.get_gid(): text for text in figure.texts}
+    height *= 1 - words[_CAPTION].get_position()[1]
+    title = html.escape(words[_TITLE].get_text())
+    look = f"max-width: {width:g}pt; stroke-linejoin: round"
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{title}" style="{look}">'
+    text = re.sub(r".*?<svg.*?>.*?</metadata>", head, svg.decode(), count=1, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(rf'<g id="{_CAPTION}">.*?</g>', "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
+    for variable, colour in EXCHANGED.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
 
 
 def count(number: int, noun: str) -> str:

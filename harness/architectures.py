@@ -278,6 +278,8 @@ AUX_POOL = 5
 """Kernel of the auxiliary head's average pooling (stride 3, valid): the smallest grid that it can read."""
 AUX_FILTERS = (128, 768)
 """Filters of the auxiliary head's two convolutions."""
+AUX_LOSS_WEIGHT = 0.4
+"""Factor on the auxiliary head's loss in training, as released."""
 
 
 # The notation, read.
@@ -652,18 +654,16 @@ def _check_widths(name: str, row: Architecture, stem: str, given: Mapping[str, A
             if given[field] != 1.0:
                 why = f"{name} has no residual branch, its modules set the trunk's width: use width"
                 yield field, f"{why}; those that have {field}: {_names_with_residuals()}"
-    smallest: dict[str, tuple[float, str]] = {}
+    refused: list[tuple[float, str, str]] = []
     for factor, layer, filters in _narrowest(name, stem):
         if scale_filters(filters, given["width"] * given[factor]) < 1:
             field, other = ("width", factor) if given["width"] <= given[factor] else (factor, "width")
             works = _round_up(0.5 / filters / given[other])
             beside = f" with {other} {given[other]:g}" if given[other] != 1.0 else ""
             why = f"{given[field]:g} leaves no filter in {layer} of {name}"
-            smallest.setdefault(field, (0.0, ""))
-            smallest[field] = max(
-                smallest[field], (works, f"{why}; the smallest {field} that works{beside} is {works:g}")
-            )
-    yield from ((field, why) for field, (_, why) in smallest.items())
+            refused.append((works, field, f"{why}; the smallest {field} that works{beside} is {works:g}"))
+    # Of two messages about one field, the last stays: the one that asks for more.
+    yield from {field: why for _, field, why in sorted(refused)}.items()
 
 
 @cache

@@ -69,19 +69,23 @@ class ModelConfig(_Strict):
     width: PositiveFloat = 1.0
     """Factor on every filter count, 1 = the published network."""
     trunk_width: PositiveFloat = 1.0
-    """Further factor on the filters that set the trunk's width (stem, reductions)."""
+    """Further factor on the filters that set the trunk's width (stem, reductions); residual nets only."""
     branch_width: PositiveFloat = 1.0
-    """Further factor on the filters inside the branches of a module."""
+    """Further factor on the filters inside residual branches; residual nets only."""
     repeats: Repeats = None
-    """Number of modules in each stage, one whole number >= 0 per stage."""
+    """Number of modules in each stage, one whole number >= 0 per stage; the released nets' separate last block is the
+    last of the last stage."""
     residual_scale: ResidualScale = None
-    """alpha, the factor on the residual branch before the addition: one number, one per stage, or `learned` (one
-    trained scalar per block)."""
+    """alpha, the factor on the residual branch before the addition: one number for every block, one per stage, or
+    `learned` (one trained scalar per block). The released nets' separate last block takes a further number of the
+    list, 1 if left out."""
     residual_scale_init: NonNegativeFloat | None = None
-    """Initial value of every learned residual scale (0 gives SkipInit/ReZero); only with residual_scale `learned`."""
+    """Initial value of every learned residual scale (0 gives SkipInit/ReZero); only with residual_scale `learned`,
+    and then 1 if left out."""
     batch_norm: Literal["paper", "branch_output", "after_sum", "pre_pool", "none"] = "paper"
     """Where batch-norm stands: on every convolution but the up-projection (`paper`); there and on the residual
-    branch's output; there and on the residual sum; there and on the pre-pool layer before its last ReLU; nowhere."""
+    branch's output; there and on the residual sum; there and on the pre-pool layer before its last ReLU; nowhere
+    (convolutions have a bias then)."""
     bn_gamma: bool = True
     """Whether batch-norm has a trained scale (slim's default has none)."""
     bn_eps: PositiveFloat = 1e-3
@@ -103,7 +107,10 @@ class ModelConfig(_Strict):
     figure_order: bool | None = None
     """Kernel order as the paper's figures print it where the released code differs (ARCHITECTURES 1.6)."""
     aux_head: bool | None = None
-    """Auxiliary classifier on the second stage's output, in training only (released nets)."""
+    """Auxiliary classifier on the second stage's output, in training only, its loss times 0.4 (released nets)."""
+    weights: str | None = None
+    """Local file of initial weights, of this network or of timm's: safetensors, or torch's with tensors only. A
+    relative path counts from the working directory."""
 
 
 class DataConfig(_Strict):

@@ -124,11 +124,10 @@ def _found(value: Any, raw: str | None) -> str:
     if isinstance(value, bool) and raw is not None and raw.lower() not in ("true", "false"):
         return f"found {raw}, which YAML reads as {str(value).lower()}: write it in quotes if text is meant"
     if isinstance(value, str) and _is_number(value):
-        return (
-            f"found {value}, which YAML reads as text: write {float(value):.1e}"
-            if "e" in value.lower()
-            else (f"found the text {value!r}: write it without quotes")
-        )
+        if "e" not in value.lower():
+            return f"found the text {value!r}: write it without quotes"
+        mantissa, exponent = f"{float(value):e}".split("e")
+        return f"found {value}, which YAML reads as text: write {float(mantissa)}e{int(exponent):+d}"
     if isinstance(value, dict):
         return "found a mapping"
     return f"found {'nothing' if value is None else repr(value)}"

@@ -86,13 +86,18 @@ class WandbSink:
                 group=options.group,
                 job_type="train",
                 tags=list(options.tags),
-                config={**config.model_dump(mode="json"), "run_id": run.run_id},
+                config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
                 settings=wandb.Settings(
                     console="off",
                     quiet=True,
                     silent=True,
                     init_timeout=30,
                     x_disable_stats=True,
+                    # config.json has the provenance; wandb's own would cost seconds in every first init
+                    x_save_requirements=False,
+                    x_disable_machine_info=True,
+                    disable_git=True,
+                    disable_code=True,
                     x_transaction_log_flush_interval=1.0,
                 ),
             )

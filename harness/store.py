@@ -201,7 +201,10 @@ class RunDirectory:
         if not path.exists():
             return []
         rows: list[Row] = []
-        lines = path.read_bytes().split(b"\n")
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise Damaged(path, error.strerror) from None
         for number, line in enumerate(lines[:-1], 1):
             try:
                 rows.append(decode_row(line))

@@ -115,7 +115,7 @@ def quickstart_fate(width: float, scale: float, seed: int) -> Outcome:
     return survived()
 
 
-def drop(out: Path, name: str, which: int = 0) -> RunDirectory:
+def damage(out: Path, name: str, which: int = 0) -> RunDirectory:
     """Damage one run: overwrite a file of its folder with bytes that are no such file."""
     damaged = runs(out)[which]
     damaged.file(name).write_bytes(b"\x00 not what it was")

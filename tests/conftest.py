@@ -19,10 +19,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 has_gpu = torch.cuda.is_available()
             if not has_gpu:
                 item.add_marker(pytest.mark.skip(reason="no GPU here; its CPU twin covers the logic"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -1,5 +1,8 @@
 """RMSProp with TF's semantics against the golden vectors of ARCHITECTURES 4.2, and the schedules."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +118,13 @@ def test_a_constant_warmup_replaces_the_first_steps_and_shifts_nothing() -> None
         }
     )
     assert [learning_rate(optim, step) for step in range(5)] == [1e-5, 1e-5, 1e-5, 0.5, 0.25]
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch; from torch import nn; from harness.config import RunConfig; from harness import optim\n"
+        "model = nn.Conv2d(1, 1, 1); optimizer = optim.build_optimizer(model, RunConfig().optim)\n"
+        "model(torch.zeros(1, 1, 1, 1)).sum().backward(); optimizer.step(); optimizer.zero_grad()\n"
+        "optimizer.load_state_dict(optimizer.state_dict()); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

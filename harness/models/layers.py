@@ -17,14 +17,13 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch-norm whose trained scale can be left out, as slim's is by default; it is then a constant 1."""
-
-    def __init__(self, width: int, *, eps: float, momentum: float, gamma: bool) -> None:
-        super().__init__(width, eps=eps, momentum=momentum)
-        if not gamma:
-            del self.weight
-            self.register_buffer("weight", torch.ones(width), persistent=False)
+def batch_norm(width: int, *, eps: float = 1e-3, momentum: float = 0.1, gamma: bool = True) -> nn.BatchNorm2d:
+    """Batch-norm; `gamma=False` leaves out its trained scale, as slim does by default, and puts a constant 1 there."""
+    norm = nn.BatchNorm2d(width, eps=eps, momentum=momentum)
+    if not gamma:
+        del norm.weight
+        norm.register_buffer("weight", torch.ones(width), persistent=False)
+    return norm
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Style:
     """What all layers of one network have in common."""
 
     activation: str = "relu"
-    batch_norm: bool = True
+    normed: bool = True
     bn_gamma: bool = True
     bn_eps: float = 1e-3
     bn_momentum: float = 0.1
@@ -43,9 +42,9 @@ class Style:
 
     def make_norm(self, width: int) -> nn.Module:
         """Batch-norm, or nothing in a network without."""
-        if not self.batch_norm:
+        if not self.normed:
             return nn.Identity()
-        return BatchNorm(width, eps=self.bn_eps, momentum=self.bn_momentum, gamma=self.bn_gamma)
+        return batch_norm(width, eps=self.bn_eps, momentum=self.bn_momentum, gamma=self.bn_gamma)
 
 
 class ConvLayer(nn.Module):
@@ -64,7 +63,7 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         padding = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
-        self.conv = nn.Conv2d(in_width, out_width, kernel, stride, padding, bias=not style.batch_norm)
+        self.conv = nn.Conv2d(in_width, out_width, kernel, stride, padding, bias=not style.normed)
         self.norm = style.make_norm(out_width)
         self.activation = nn.Identity() if linear else style.make_activation()
 
@@ -94,8 +93,7 @@ class ResidualSum(nn.Module):
         self.scale = nn.Parameter(torch.tensor(float(scale))) if learned else float(scale)
 
     def forward(self, skip: Tensor, branch: Tensor) -> Tensor:  # noqa: D102
-        if isinstance(self.scale, float):
-            return torch.add(skip, branch, alpha=self.scale)  # one kernel
+        # One order and rounding for fixed and learned scales, that of timm: its networks' outputs are met bit by bit.
         return skip + self.scale * branch
 
     def extra_repr(self) -> str:  # noqa: D102

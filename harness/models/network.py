@@ -54,7 +54,7 @@ class Network(nn.Module):
         self.death_event: DeathEvent = architectures.death_event(config.name, axes)
         style = Style(
             activation=config.activation,
-            batch_norm=config.batch_norm != "none",
+            normed=config.batch_norm != "none",
             bn_gamma=config.bn_gamma,
             bn_eps=config.bn_eps,
             bn_momentum=config.bn_momentum,
@@ -158,28 +158,32 @@ def _build_block(
 
 
 def build_model(name: str, *, num_classes: int, image_size: int, **fields: Any) -> Network:
-    """Build a network of the table, its weights drawn from torch's global generator.
+    """Build a network of the table, its weights drawn from torch's global generator, or those of the file `weights`.
 
     `fields` are the other fields of `harness.config.ModelConfig`. Raises ValueError with every problem.
 
     >>> model = build_model("inception_resnet_v2", num_classes=10, image_size=32, width=0.125, residual_scale=0.1)
     """
-    try:
-        given = ModelConfig(name=name, **fields)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise ValueError(_lines((".".join(map(str, each["loc"])), each["msg"]) for each in error.errors())) from None
+    config = configured(name, image_size, **fields)
     if num_classes < 1:
         raise ValueError(f"num_classes: at least 1, not {num_classes}")
-    config = resolved(given, image_size)
     model = Network(config, num_classes=num_classes, image_size=image_size)
     initialise(model, config.init or "xavier_uniform")
     _set_up_projections(model)
+    if config.weights is not None:
+        from harness.models.weights import load_weights
+
+        load_weights(model, config.weights)
     return model
 
 
-def resolved(config: ModelConfig, image_size: int) -> ModelConfig:
-    """Every field left out gets its value. Raises ValueError with every problem."""
-    values, problems = architectures.resolve(config.name, image_size, config.model_dump())
+def configured(name: str, image_size: int, **fields: Any) -> ModelConfig:
+    """A checked configuration in which every field left out has its value. Raises ValueError with every problem."""
+    try:
+        config = ModelConfig(name=name, **fields)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError(_lines((".".join(map(str, each["loc"])), each["msg"]) for each in error.errors())) from None
+    values, problems = architectures.resolve(name, image_size, config.model_dump())
     if problems:
         raise ValueError(_lines(problems))
     return config.model_copy(update=values)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from harness import architectures
 from harness.architectures import DeathEvent
 from harness.config import ModelConfig
-from harness.models.network import Network, resolved
+from harness.located import InputError
+from harness.models.network import Network, configured
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class Summary:
     parts: tuple[Part, ...]
 
 
-def summarise(config: ModelConfig, *, num_classes: int, image_size: int) -> Summary:
-    """Count a network without allocating it. Raises ValueError where it cannot be built."""
-    config = resolved(config, image_size)
+def summarise(name: str, *, num_classes: int, image_size: int, **fields: Any) -> Summary:
+    """Count a network without allocating it; the arguments are those of `build_model`. Raises ValueError as it does."""
+    config = configured(name, image_size, **fields)
     with torch.device("meta"):
         model = Network(config, num_classes=num_classes, image_size=image_size)
         macs = _multiply_adds(model, torch.empty(1, 3, image_size, image_size))
@@ -90,6 +93,35 @@ def summarise(config: ModelConfig, *, num_classes: int, image_size: int) -> Summ
             if not isinstance(part, nn.Identity)
         ),
     )
+
+
+def models_table(width: float = 1.0, image_size: int | None = None, num_classes: int | None = None) -> Table:
+    """Every architecture with its counts. Size and classes left out: 299 and 1000, or 32 and 10 for CIFAR's nets.
+
+    Raises InputError where a network cannot be built.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("architecture", no_wrap=True)
+    for column in ("parameters", "without gamma", "multiply-adds", "convs", "trunk widths", "pre-pool", "image", "min"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("feeds the pool")
+    table.add_column("death is")
+    problems = []
+    for name, row in architectures.ARCHITECTURES.items():
+        own_size, own_classes = (32, 10) if row.kind == "resnet" else (299, 1000)
+        try:
+            it = summarise(name, num_classes=num_classes or own_classes, image_size=image_size or own_size, width=width)
+        except ValueError as error:
+            problems += [f"{name}: {line}" for line in str(error).splitlines()]
+            continue
+        feeds = "no ReLU" if not it.relu_feeds_pool else "batch-norm, ReLU" if it.bn_before_pool_relu else "ReLU"
+        counts = (f"{count:,}" for count in (it.params, it.params_without_gamma, it.macs, it.convolutions))
+        trunk = "/".join(map(str, it.trunk_widths))
+        sizes = (str(it.pre_pool_width), str(it.image_size), str(it.minimum_image_size))
+        table.add_row(name, *counts, trunk, *sizes, feeds, it.death_event)
+    if problems:
+        raise InputError(problems)
+    return table
 
 
 def _params(module: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import string
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,8 @@ def load_timm_weights(model: Network, state_dict: Mapping[str, Tensor]) -> None:
 def load_weights(model: Network, path: str | Path) -> None:
     """Load a local file with a state dict of this network or of timm's: safetensors, or torch's of tensors only.
 
+    A checkpoint that holds the state dict as `model` or `state_dict` will do.
+
     Raises ValueError, and loads nothing, where the file is anything else or does not fit.
     """
     path = Path(path)
@@ -144,22 +147,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                return load_file(path)
-            except SafetensorError as error:
-                raise ValueError(f"{path}: not a safetensors file ({error})") from None
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: a pickle with more than tensors and plain values in it: refused") from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a file of tensors ({error})") from None
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{path}: not a file of tensors ({type(error).__name__}: {error})") from None
+    for inner in ("model", "state_dict"):  # checkpoints of this harness and of timm
+        if isinstance(content, dict) and isinstance(content.get(inner), dict):
+            content = content[inner]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: not a state dict (a mapping of names to tensors)")
     return content
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _read_torch(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about pickles that it then refuses
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _load(model: nn.Module, state_dict: Mapping[str, Tensor], shown: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from harness.optim.rmsprop_tf import RMSPropTF
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer over the model's trained parameters; weight decay falls on weights, not on biases or batch-norm."""
+    _leave_dynamo_out()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
@@ -24,3 +25,14 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
         return torch.optim.SGD(groups, optim.lr, optim.momentum, foreach=True)
     assert optim.betas is not None and optim.eps is not None
     return torch.optim.Adam(groups, optim.lr, optim.betas, optim.eps, foreach=True)
+
+
+def _leave_dynamo_out() -> None:
+    """Keep torch.optim from importing torch._dynamo at its first call.
+
+    It does so only to keep a compiler away from these methods, and it would cost each worker 150 MB and over a second.
+    """
+    for method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        plain = getattr(getattr(torch.optim.Optimizer, method), "__wrapped__", None)
+        if plain is not None:
+            plain.__dynamo_disable = plain  # where torch caches the guarded method

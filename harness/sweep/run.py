@@ -62,7 +62,10 @@ def show(value: object) -> str:
 
 def prepare(out: Path, sweep: Sweep) -> None:
     """Make the output folder the sweep's. Raises InputError for the folder of another sweep or one not writable."""
-    held = store.sweep_text(out)
+    try:
+        held = store.sweep_text(out)
+    except OSError as error:
+        raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
     if held is not None:
         ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
         if ids != {config.run_id for config in sweep.configs}:
@@ -85,6 +88,10 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
 
     Raises InputError as `prepare` does, and KeyboardInterrupt when stopped.
     """
+    for source in settings.reuse:
+        if not source.is_dir():
+            raise InputError([f"{source}: --reuse: no such folder"])
+    check_device(sweep.configs)
     prepare(out, sweep)
     known = store.by_identity(out)
     folders = {config.run_id: store.run_directory(out, config, known) for config in sweep.configs}
@@ -102,7 +109,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     found = len(sweep.configs) - len(left)
     console.print(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}", highlight=False)
     tasks = [
-        Task(config, folders[config.run_id].path, command, _wandb(config, sweep, out, settings.wandb))
+        Task(config, folders[config.run_id].path, command, wandb_options(config, sweep, out, settings.wandb))
         for config in left
     ]
     with SweepDisplay(len(sweep.configs), found, labels, console) as display, interruptible():
@@ -112,6 +119,15 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
             local(tasks, display, slots)
     write_index(out)
     return display.failed
+
+
+def check_device(configs: Iterable[RunConfig]) -> None:
+    """Raise InputError when a run asks for a GPU that is not there. Imports torch only if one asks."""
+    if any(config.compute.device == "cuda" for config in configs):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError(["compute.device: cuda, but torch finds no GPU here; allowed: auto, cpu"])
 
 
 def _finished(run: RunDirectory) -> bool:
@@ -126,8 +142,6 @@ def _finished(run: RunDirectory) -> bool:
 def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], sources: Iterable[Path]) -> int:
     count = 0
     for source in sources:
-        if not source.is_dir():
-            raise InputError([f"{source}: --reuse: no such folder"])
         known = store.by_identity(source)
         for config in configs:
             run, other = folders[config.run_id], known.get(config.run_id)
@@ -143,7 +157,8 @@ def _device(configs: Sequence[RunConfig]) -> str:
     return named.pop() if len(named) == 1 else "auto"
 
 
-def _wandb(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -> WandbOptions | None:
+def wandb_options(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -> WandbOptions | None:
+    """How a run of a sweep appears in wandb, grouped with the other seeds of its grid cell; None when disabled."""
     if mode == "disabled":
         return None
     group = " ".join(f"{field}={show(value)}" for field, value in cell(config, sweep.varied).items()) or sweep.name
@@ -167,13 +182,21 @@ def write_index(out: Path) -> tuple[list[store.Row], list[Damaged]]:
 
 def dry_run(sweep: Sweep) -> Table:
     """What each run of a sweep would train."""
-    table = Table("run", *(field for field in sweep.varied), "model", "data", "optimizer", "steps", box=None)
+    fields = [field for field in sweep.varied if field != "seed"]
+    table = Table(box=None)
+    table.add_column("run", no_wrap=True)
+    for heading in (*(field.split(".")[-1] for field in fields), "seed", "trains"):
+        table.add_column(heading)
     for config in sweep.configs:
-        values = [show(_value(config, field)) for field in sweep.varied]
-        model = f"{config.model.name} {show(config.model.repeats)}" if config.model.repeats else config.model.name
-        data = f"{config.data.name} {config.data.image_size}x{config.data.image_size} batch {config.data.batch_size}"
-        optimizer = f"{config.optim.name} lr {config.optim.lr:g}"
-        table.add_row(config.run_id, *values, model, data, optimizer, str(config.train.steps))
+        values = [show(_value(config, field)) for field in fields]
+        repeats = show(config.model.repeats) if config.model.repeats else ""
+        trains = (
+            f"{config.model.name} {repeats} on {config.data.name} {config.data.image_size}x{config.data.image_size}"
+        )
+        trains += (
+            f", batch {config.data.batch_size}, {config.optim.name} lr {config.optim.lr:g}, {config.train.steps} steps"
+        )
+        table.add_row(config.run_id, *values, str(config.seed), trains)
     return table
 
 

@@ -17,7 +17,7 @@ from harness.located import Document, InputError, Loc, explain, parse, read
 from harness.outcome import Outcome
 from harness.sinks import Histogram, Sink, WandbMode, WandbOptions
 from harness.sweep.executors import interruptible
-from harness.sweep.run import WANDB_PROJECT, write_index
+from harness.sweep.run import WANDB_PROJECT, check_device, write_index
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
@@ -119,7 +119,7 @@ class _Show:
 def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: str, console: Console) -> bool:
     """Do the run that the command line gives, in `out`; True when it failed. Raises InputError."""
     config = resolve(settings)
-    check_device(config)
+    check_device([config])
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,12 +148,3 @@ def _tell(report: Report, console: Console) -> bool:
     outcome = report.outcome
     console.print(f"{outcome.outcome} at step {outcome.step}: {outcome.reason}")
     return False
-
-
-def check_device(config: RunConfig) -> None:
-    """Raise InputError when the run asks for a GPU that is not there."""
-    if config.compute.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError(["compute.device: cuda, but torch finds no GPU here; allowed: auto, cpu"])

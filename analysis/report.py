@@ -1,0 +1,188 @@
+"""One self-contained page about an output folder, and its figures as files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import axes, page, phase, steps, style
+from analysis.load import load, load_rows, provenance, varying
+from harness import store
+from harness.config import RunConfig
+from harness.located import InputError
+from harness.outcome import Verdict
+
+_LAST = ("prepool/dead_share_batch", "train/loss", "val/accuracy")
+"""Metrics whose last value the table of runs shows."""
+_MOST_VALUES = 4
+"""Provenance that has more different values than this is counted, not listed."""
+
+
+def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Path:
+    """Write OUT/report.html and OUT/figures/*.png and *.svg from the runs in OUT; gives the page's path.
+
+    `planned` are configurations that are shown as pending where they have no folder yet. Damaged run folders are left
+    out, named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing, holds no
+    readable run, or cannot be written.
+    """
+    folder = Path(out)
+    runs = load(folder, planned)
+    rows = load_rows(folder, runs)
+    drawn = dict(figures(runs, rows))
+    files = {f"{name}.{kind}": style.image(figure, kind) for name, figure in drawn.items() for kind in ("png", "svg")}
+    body = [
+        *_head(folder, runs),
+        *(_figure(name, figure, files[f"{name}.svg"]) for name, figure in drawn.items()),
+        *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
+        page.section("Runs", _runs_table(runs), long=True),
+        page.section("Provenance", *_provenance(folder, runs), long=True),
+        page.paragraph(f"Written by harness report on {time.strftime('%Y-%m-%d at %H:%M:%S %Z')}.", muted=True),
+    ]
+    target = folder / "report.html"
+    try:
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, content in files.items():
+            store.write_atomically(folder / "figures" / name, content)
+        store.write_atomically(target, page.page(f"Report on {_name(folder)}", body).encode())
+    except OSError as error:
+        raise InputError([f"{error.filename or folder}: cannot be written: {error.strerror}"]) from None
+    return target
+
+
+def figures(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """The report's figures by name; those without data are left out."""
+    yield "phase_map", phase.phase_map(runs)
+    if "prepool/dead_share_batch" in rows:
+        yield "dead_share", steps.unit_share(runs, rows)
+    if "prepool/inert_share_batch" in rows and (runs["outcome"] == "collapsed").any():
+        yield "inert_share", steps.unit_share(runs, rows, "inert")
+    if (runs["state"] == "finished").any():
+        yield "event_steps", steps.event_steps(runs)
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def _head(folder: Path, runs: pd.DataFrame) -> Iterator[str]:
+    yield f"<header>{page.heading(_name(folder))}"
+    axis_names = [column for column in varying(runs) if column != "seed"]
+    yield page.paragraph(f"Runs differ in {', '.join(axis_names) or 'nothing but their seed'}.", muted=True)
+    verdicts = [word for word in get_args(Verdict) if word in ("died", "survived") or (runs["outcome"] == word).any()]
+    states = [state for state in phase.UNFINISHED if state == "failed" or (runs["state"] == state).any()]
+    counts = [(int((runs["outcome"] == word).sum()), word) for word in verdicts]
+    counts += [(int((runs["state"] == state).sum()), state) for state in states]
+    yield page.tiles([(len(runs), "runs" if len(runs) != 1 else "run"), *counts]) + "</header>"
+
+
+def _figure(name: str, figure: Figure, svg: bytes) -> str:
+    files = [f"figures/{name}.{kind}" for kind in ("png", "svg")]
+    wide = figure.get_figwidth() > 6
+    return page.figure(style.inline_svg(figure, svg, name), style.caption_of(figure), files, wide)
+
+
+def _troubles(runs: pd.DataFrame, damaged: list[str]) -> Iterator[str]:
+    """Runs that no figure counts, and why."""
+    failed = _sorted(runs[runs["state"] == "failed"])
+    if len(failed):
+        columns = _columns(runs)
+        head = [("run", ""), *((column, "number") for column in columns), ("reason", "")]
+        lines = (
+            [_run_link(run), *(_cell(run[column]) for column in columns), page.cell(str(run["failure"]), "text")]
+            for run in failed.to_dict("records")
+        )
+        yield page.section(f"Failed: {style.count(len(failed), 'run')}, no outcome", page.table(head, lines))
+    if damaged:
+        lines = ([page.cell(message, "text")] for message in damaged)
+        yield page.section(f"Damaged: {style.count(len(damaged), 'run')}, left out", page.table([("", "")], lines))
+
+
+def _columns(runs: pd.DataFrame) -> list[str]:
+    """The configuration columns that tell the runs apart, the seed last."""
+    return sorted(varying(runs), key=lambda column: column == "seed")
+
+
+def _sorted(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the order of the axes that they vary over, then of the seed."""
+    keys = pd.DataFrame({column: axes.axis(runs, column).codes for column in axes.candidates(runs)}, index=runs.index)
+    keys["seed"], keys["run_id"] = runs["seed"], runs["run_id"]
+    return runs.loc[keys.sort_values(keys.columns.to_list()).index]
+
+
+def _runs_table(runs: pd.DataFrame) -> str:
+    columns = _columns(runs)
+    metrics = [metric for metric in _LAST if metric in runs]
+    head = [("run", ""), ("outcome", ""), ("event in steps", "number"), ("last step", "number")]
+    head += [(name, "number") for name in (*columns, *(f"last {metric}" for metric in metrics))]
+    lines = (
+        [
+            _run_link(run),
+            (page.marked(run["outcome"] if run["state"] == "finished" else run["state"]), ""),
+            page.cell(_when(run), "number"),
+            *(_cell(run[column]) for column in ("last_step", *columns, *metrics)),
+        ]
+        for run in _sorted(runs).to_dict("records")
+    )
+    return page.table(head, lines)
+
+
+def _run_link(run: Mapping[Any, Any]) -> tuple[str, str]:
+    known = run["state"] != "pending" or not pd.isna(run["last_step"])
+    name = str(run["run_id"])
+    return (page.link(f"runs/{name}/", name), "") if known else page.cell(name)
+
+
+def _when(run: Mapping[Any, Any]) -> str:
+    """The interval of steps that holds the run's event, open at its left end."""
+    step, live = run["outcome_step"], run["outcome_last_live_step"]
+    if pd.isna(step):
+        return "–"
+    if run["outcome"] == "survived":
+        return f"> {step}"
+    return f"({live}, {step}]" if not pd.isna(live) else f"≤ {step}"
+
+
+def _cell(value: Any) -> tuple[str, str]:
+    if value is None or value is pd.NA or value != value:
+        return page.cell("–", "number")
+    if isinstance(value, float):
+        return page.cell(f"{value:.4g}", "number")
+    return page.cell(str(value), "number")
+
+
+def _provenance(folder: Path, runs: pd.DataFrame) -> Iterator[str]:
+    """What the runs' provenance says, equal things once, and the sweep file."""
+    values: dict[str, dict[str, int]] = {}
+    for found in provenance(folder, runs):
+        for name, value in _flat(found, ""):
+            counts = values.setdefault(name, {})
+            counts[value] = counts.get(value, 0) + 1
+    lines = ([page.cell(name), page.cell(_tally(counts), "text")] for name, counts in values.items())
+    yield page.table([("what", ""), ("value", "")], lines) if values else page.paragraph("Nothing is recorded.")
+    text = store.sweep_text(folder)
+    if text is not None:
+        yield page.folded("The sweep file, as it was given", text)
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield name, " ".join(str(item) for item in value)
+    else:
+        yield name, str(value)
+
+
+def _tally(counts: Mapping[str, int]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    if len(counts) > _MOST_VALUES:
+        return f"{len(counts)} different values, from {min(counts)} to {max(counts)}"
+    return "\n".join(f"{value} ({style.count(number, 'run')})" for value, number in counts.items())

@@ -1,0 +1,172 @@
+"""Hooks that reduce an activation the moment it appears, and keep nothing of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from harness.probes.moments import Moments, moments, unit_axis, wide
+from harness.probes.points import Point
+
+UnitAxis = int | Callable[[str, nn.Module], int | None] | None
+
+
+class Found(NamedTuple):
+    """What one layer left in one forward pass: moments, and for a residual sum its branch's inner product and factor.
+
+    order: how many layers were read before it in this pass.
+    """
+
+    order: int
+    name: str
+    moments: Moments
+    product: Tensor | None = None
+    factor: float | Tensor | None = None
+
+
+class Switch:
+    """What all taps of one probe share: whether they read, what was read last, and the seconds that reading took.
+
+    A tap does nothing but look at `on` in a pass that is not read, so that torch.compile makes two graphs, one for each
+    of its values. `calls` is 0 before each pass for the same reason.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self.calls = 0
+        self.seconds = 0.0
+        self.last: tuple[weakref.ref[Tensor], int, int, Moments] | None = None
+
+    def remember(self, x: Tensor, axis: int, found: Moments) -> None:
+        """A block's output is the next one's skip: it need not be read twice. Keeps no tensor alive."""
+        if not torch.compiler.is_compiling() and not x.is_inference():
+            self.last = weakref.ref(x), x._version, axis, found
+
+    def recall(self, x: Tensor, axis: int) -> Moments | None:
+        """The moments of `x` if it is what was read last, unchanged since."""
+        if torch.compiler.is_compiling() or self.last is None or x.is_inference():
+            return None
+        reference, version, along, found = self.last
+        return found if reference() is x and x._version == version and along == axis else None
+
+
+class Tap:
+    """The hook on one point. `found` holds what the last forward pass left."""
+
+    def __init__(self, point: Point, switch: Switch, axis: UnitAxis) -> None:
+        self.point, self.switch, self._axis = point, switch, axis
+        self.found: tuple[Found, ...] = ()
+        self._calls = 0
+
+    def reset(self) -> None:
+        """Forget the last forward pass."""
+        self.found, self._calls = (), 0
+
+    def install(self) -> RemovableHandle:
+        """Register the hook."""
+        module = self.point.module
+        if self.point.side == "input":
+            return module.register_forward_pre_hook(self._before)
+        return module.register_forward_hook(self._sum if self.point.side == "sum" else self._after)
+
+    def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.switch.on:
+            if not inputs:
+                raise TypeError(f"{self.point.name}: {self.point.module_name} is called without a positional input")
+            self._timed(lambda: self._read(inputs[0]))
+
+    def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.switch.on:
+            self._timed(lambda: self._read(output))
+
+    def _sum(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self.switch.on:
+            self._timed(lambda: self._read_sum(inputs, output))
+
+    def _timed(self, read: Callable[[], None]) -> None:
+        if torch.compiler.is_compiling():
+            read()
+            return
+        started = perf_counter()
+        read()
+        self.switch.seconds += perf_counter() - started
+
+    def _add(self, name: str, found: Moments, product: Tensor | None = None, factor: float | Tensor | None = None) -> None:
+        self.found = (*self.found, Found(self.switch.calls, name, found, product, factor))
+        self.switch.calls += 1
+
+    def _axis_of(self, x: Tensor) -> int:
+        axis = self._axis
+        if callable(axis):
+            axis = axis(self.point.module_name, self.point.module)
+        return unit_axis(self.point.module, x) if axis is None else axis % x.ndim
+
+    def _read(self, activation: Any) -> None:
+        self._calls += 1
+        name = self.point.name if self._calls == 1 else f"{self.point.name}#{self._calls}"
+        for suffix, x in _tensors(activation, name):
+            axis = self._axis_of(x)
+            found = None if self.point.relu else self.switch.recall(x, axis)
+            if found is None:
+                found = moments(x.detach().relu() if self.point.relu else x.detach(), axis, count_active=True)
+                if not self.point.relu:
+                    self.switch.remember(x, axis, found)
+            self._add(name + suffix, found)
+
+    def _read_sum(self, inputs: tuple[Any, ...], output: Any) -> None:
+        name = self.point.name
+        if self.found:
+            raise TypeError(f"{name}: {self.point.module_name} is called more than once in a forward pass")
+        if len(inputs) != 2 or not all(isinstance(x, Tensor) and x.shape == output.shape for x in inputs):
+            raise TypeError(
+                f"{name}: {self.point.module_name} was declared a residual sum, "
+                "which takes skip and branch of the shape of its output as its two positional inputs"
+            )
+        skip, branch = inputs
+        axis = self._axis_of(output)
+
+        def read(x: Tensor) -> Moments:
+            return moments(x.detach(), axis, count_active=False)
+
+        factor = getattr(self.point.module, "scale", None)
+        one_number = isinstance(factor, int | float) or (isinstance(factor, Tensor) and factor.numel() == 1)
+        known = self.switch.recall(skip, axis)
+        self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
+        product = (wide(skip.detach()) * wide(branch.detach())).sum()
+        if isinstance(factor, Tensor):
+            factor = factor.detach()
+        self._add(f"{name}/branch", read(branch), product, factor if one_number else None)
+        if not one_number:
+            self._add(f"{name}/scaled", read(output.detach() - skip.detach()))
+        self._add(f"{name}/sum", read(output))
+
+
+def _tensors(activation: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors with units of a module's output, each with its index in a tuple or key in a mapping.
+
+    Raises TypeError if there is none.
+    """
+    if isinstance(activation, Tensor):
+        if not _has_units(activation):
+            raise TypeError(f"{name}: a tensor {tuple(activation.shape)} of {activation.dtype} has no units to read")
+        yield "", activation
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(activation, Mapping):
+        items = activation.items()
+    elif isinstance(activation, list | tuple):
+        items = enumerate(activation)
+    readable = [(f"[{key}]", x) for key, x in items if isinstance(x, Tensor) and _has_units(x)]
+    if not readable:
+        raise TypeError(f"{name}: {type(activation).__name__} holds no tensor with units; observe a module inside it")
+    yield from readable
+
+
+def _has_units(x: Tensor) -> bool:
+    return x.ndim >= 2 and x.numel() > 0 and x.is_floating_point()

@@ -1,0 +1,148 @@
+"""Run folders as frames: what is in them, what is left out, and what is said about it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import analysis
+from harness import store
+from harness.located import InputError
+from tests.analysis_folders import config, damage, died, outcome, survived, write_grid, write_run
+
+
+def modules_after(code: str) -> set[str]:
+    """What a fresh process has imported when it has run this."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_analysis_brings_in_neither_torch_nor_matplotlib() -> None:
+    modules = modules_after("import analysis")
+    assert "analysis.load" in modules and not {"torch", "matplotlib", "wandb"} & modules
+
+
+def test_writing_a_report_brings_in_neither_torch_nor_pyplot(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), died(40))
+    modules = modules_after(f"from analysis import report; report.write({str(tmp_path)!r})")
+    assert "matplotlib.figure" in modules and not {"torch", "matplotlib.pyplot", "wandb"} & modules
+
+
+def test_one_row_a_run_with_outcome_configuration_and_last_metrics(tmp_path: Path) -> None:
+    run = config(width=0.25, scale=0.3, seed=4)
+    write_run(tmp_path, run, died(60))
+    runs = analysis.load(tmp_path)
+    assert len(runs) == 1
+    row = runs.iloc[0]
+    assert row["run_id"] == run.run_id
+    assert (row["state"], row["outcome"]) == ("finished", "died")
+    assert (row["outcome_step"], row["outcome_last_live_step"], row["last_step"]) == (60, 50, 80)
+    assert (row["model.width"], row["model.residual_scale"], row["seed"]) == (0.25, 0.3, 4)
+    assert (row["model.repeats"], row["optim.name"]) == ("2/4/2", "rmsprop_tf")
+    assert (row["prepool/units"], row["prepool/dead_share_batch"]) == (520, 1.0)
+
+
+def test_one_row_a_run_and_step_joined_with_what_varies(tmp_path: Path) -> None:
+    write_grid(tmp_path, lambda *_: died(30), widths=[0.125], scales=[1.0, 0.1], seeds=[0, 1])
+    rows = analysis.load_rows(tmp_path)
+    assert list(rows.groupby("run_id")["step"].agg(list)) == [[0, 10, 20, 30, 40, 50]] * 4
+    assert sorted(rows.groupby("run_id")["model.residual_scale"].first()) == [0.1, 0.1, 1.0, 1.0]
+    assert {"seed", "model.residual_scale"} < set(rows) and "model.width" not in rows
+    one = rows[rows["run_id"] == config(0.125, 0.1, 1).run_id].set_index("step")
+    assert one["prepool/dead_share_batch"].to_list() == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1], abs=1e-4)
+    assert one.index[one["prepool/dead_share_probe"].notna()].to_list() == [0, 50], "sparse readings stay sparse"
+
+
+def test_rows_of_some_runs_only(tmp_path: Path) -> None:
+    write_grid(tmp_path, lambda *_: survived(), widths=[0.125], seeds=[0, 1])
+    runs = analysis.load(tmp_path)
+    rows = analysis.load_rows(tmp_path, runs[runs["seed"] == 1])
+    assert rows["run_id"].nunique() == 3
+    assert set(rows["run_id"]) == set(runs.loc[runs["seed"] == 1, "run_id"])
+
+
+def test_what_varies_is_found_with_missing_values_as_values(tmp_path: Path) -> None:
+    write_run(tmp_path, config(lr=0.1), survived())
+    write_run(tmp_path, config(lr=0.5), survived())
+    runs = analysis.load(tmp_path)
+    assert analysis.varying(runs) == ["optim.lr"]
+    runs["model.dropout_keep"] = [np.nan, 0.8]
+    assert analysis.varying(runs) == ["model.dropout_keep", "optim.lr"]
+    assert analysis.varying(runs.head(1)) == []
+
+
+def test_failed_and_unfinished_runs_have_no_outcome(tmp_path: Path) -> None:
+    write_run(tmp_path, config(seed=0), survived())
+    write_run(tmp_path, config(seed=1), None, failure="killed by signal 9")
+    write_run(tmp_path, config(seed=2), None)
+    runs = analysis.load(tmp_path, planned=[config(seed=seed) for seed in range(4)]).set_index("seed")
+    assert runs["state"].to_dict() == {0: "finished", 1: "failed", 2: "pending", 3: "pending"}
+    assert runs["outcome"].notna().to_dict() == {0: True, 1: False, 2: False, 3: False}
+    assert runs.loc[1, "failure"] == "killed by signal 9"
+    assert runs["last_step"].isna().to_dict() == {0: False, 1: False, 2: False, 3: True}
+
+
+def test_a_running_run_is_running_and_its_open_rows_are_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path, config(), None)
+    with run.claim():
+        runs = analysis.load(tmp_path)
+        assert runs["state"].to_list() == ["running"]
+        assert analysis.load_rows(tmp_path, runs)["step"].max() == 50
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "metrics.parquet", "config.json"])
+def test_a_damaged_run_is_named_left_out_and_counted(tmp_path: Path, name: str) -> None:
+    write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1, 2])
+    run = damage(tmp_path, name)
+    with pytest.warns(analysis.DamagedRuns, match=rf"1 damaged .*\n.*{run.run_id}/{name}: damaged"):
+        runs = analysis.load(tmp_path)
+    assert len(runs) == 2 and run.run_id not in set(runs["run_id"])
+    assert [run.run_id in message for message in runs.attrs["damaged"]] == [True]
+
+
+def test_rows_damaged_after_loading_are_left_out_of_the_rows(tmp_path: Path) -> None:
+    write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1])
+    runs = analysis.load(tmp_path)
+    run = damage(tmp_path, "metrics.parquet")
+    with pytest.warns(analysis.DamagedRuns, match=run.run_id):
+        rows = analysis.load_rows(tmp_path, runs)
+    assert run.run_id not in set(rows["run_id"]) and rows["run_id"].nunique() == 1
+
+
+def test_a_run_without_rows_gives_an_empty_frame(tmp_path: Path) -> None:
+    runs_folder = store.RunDirectory(tmp_path / "runs" / config().run_id)
+    with runs_folder.claim():
+        runs_folder.write_config(config(), {})
+    rows = analysis.load_rows(tmp_path)
+    assert len(rows) == 0 and {"run_id", "step"} <= set(rows)
+
+
+def test_a_collapse_is_an_event_of_its_own_name(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), outcome("collapsed", 40, 30))
+    assert analysis.load(tmp_path)["outcome"].to_list() == ["collapsed"]
+
+
+def test_a_missing_folder_is_unusable_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        analysis.load(tmp_path / "nowhere")
+
+
+def test_a_folder_without_runs_is_unusable_input_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no readable run; expected the folder given to"):
+        analysis.load(tmp_path)
+    run = write_run(tmp_path / "out", config(), survived())
+    with pytest.raises(InputError, match=r"did you mean .*/out\?"):
+        analysis.load(tmp_path / "out" / "runs")
+    with pytest.raises(InputError, match=r"it is one run; its output folder is .*/out$"):
+        analysis.load(run.path)
+
+
+def test_a_folder_of_damaged_runs_only_is_unusable_input_that_names_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path, config(), survived())
+    damage(tmp_path, "outcome.json")
+    with pytest.raises(InputError, match=f"{run.run_id}/outcome.json: damaged"):
+        analysis.load(tmp_path)

@@ -1,0 +1,65 @@
+"""Executors: which worker gets which slot, without a GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.outcome import Detector
+from harness.sweep.display import SweepDisplay
+from harness.sweep.executors import _named, _take_slot, cpu_count, visible_gpus, worker_slots
+from harness.sweep.work import Report
+
+
+def test_cpu_workers_are_one_a_core_unless_said_otherwise() -> None:
+    assert worker_slots("auto", None, None, []) == [None] * cpu_count()
+    assert worker_slots("cpu", 3, None, ["0", "1"]) == [None] * 3
+
+
+def test_each_gpu_takes_its_number_of_workers_in_turn() -> None:
+    assert worker_slots("auto", None, None, ["0", "1"]) == ["0", "1"]
+    assert worker_slots("cuda", None, 2, ["0", "1"]) == ["0", "1", "0", "1"]
+    assert worker_slots("auto", 3, 2, ["0", "1"]) == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("value", "gpus"), [("0,2", ["0", "2"]), ("GPU-8f2, GPU-9a1", ["GPU-8f2", "GPU-9a1"]), ("", []), ("-1", [])]
+)
+def test_visible_gpus_are_those_that_cuda_would_show(
+    monkeypatch: pytest.MonkeyPatch, value: str, gpus: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == gpus
+
+
+def test_workers_take_different_slots_and_a_dead_workers_slot_is_free_again(tmp_path: Path) -> None:
+    slots = ("0", "1", "0")
+    first, second, third = (_take_slot(tmp_path, slots) for _ in range(3))
+    assert [first[0], second[0], third[0]] == ["0", "1", "0"]
+    second[1].close()  # what the kernel does when a worker ends
+    again = _take_slot(tmp_path, slots)
+    assert again[0] == "1"
+    for _, lock in (first, third, again):
+        lock.close()
+
+
+def test_a_killed_workers_failure_names_the_signal() -> None:
+    error = RuntimeError("worker died")
+    error.exitcode = -9  # type: ignore[attr-defined]
+    assert "SIGKILL; the kernel does that when memory runs out" in str(_named(error))
+    assert _named(ValueError("x")).args == ("x",)
+
+
+def test_the_display_counts_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    detector = Detector(event="died")
+    with SweepDisplay(4, 1, {"b": "seed=1"}, Console(width=200)) as display:
+        display.started(2)
+        display.ended(Report("a", "finished", outcome=detector.outcome(5), notes=("x.json: damaged",)))
+        display.ended(Report("b", "busy", "another process"))
+        display.ended(Report("b", "failed", "ValueError: no"))
+        assert display.text().startswith("3/4 runs done (1 before), 2 running, 1 survived, 1 failed, about 0 s left")
+        display.ended(Report("c", "finished", outcome=detector.outcome(5)))
+    out = capsys.readouterr().out
+    assert "a: x.json: damaged" in out and "failed: b seed=1: ValueError: no" in out
+    assert "4/4 runs done (1 before), 2 running, 2 survived, 1 failed" in out

@@ -1,0 +1,231 @@
+"""The report: one page that stands alone and tells what is in the folder, all of it, in its numbers."""
+
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import analysis
+from analysis import report
+from harness import store
+from harness.located import InputError
+from tests.analysis_folders import (
+    config,
+    damage,
+    died,
+    outcome,
+    quickstart_fate,
+    survived,
+    write_grid,
+    write_run,
+)
+
+
+class Page(HTMLParser):
+    """What a reader of the page gets: tables as lists of texts, links, and which tags were left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.resources: list[str] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "wbr"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        for name, value in attrs:
+            if name == "href" and tag == "a":
+                self.links.append(value or "")
+            elif name in ("src", "href", "xlink:href", "srcset", "data"):
+                self.resources.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self.open and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def table(self, heading: str) -> list[dict[str, str]]:
+        """The table whose head has a column, as records."""
+        head, *lines = next(table for table in self.tables if heading in table[0])
+        return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = write_grid(tmp_path_factory.mktemp("quickstart"), quickstart_fate)
+    store.write_sweep_text(out, "# why do they die?\nmethod: grid\n")
+    report.write(out)
+    return out
+
+
+def test_the_page_and_the_figures_are_written_beside_the_runs(quickstart: Path) -> None:
+    names = sorted(path.name for path in (quickstart / "figures").iterdir())
+    assert names == [f"{name}.{kind}" for name in ("dead_share", "event_steps", "phase_map") for kind in ("png", "svg")]
+    assert (quickstart / "report.html").stat().st_size > 10_000
+    assert not list(quickstart.rglob("*.tmp"))
+
+
+def test_the_page_stands_alone(quickstart: Path) -> None:
+    text = (quickstart / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open, "every tag is closed"
+    assert all(target.startswith(("#", "data:")) for target in page.resources)
+    assert not re.search(r"<(script|link|iframe|img)\b|@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids)), "the drawings' identifiers do not collide"
+    references = re.findall(r"url\(#([^)]+)\)", text) + [target[1:] for target in page.resources if target[0] == "#"]
+    assert references and set(references) <= set(page.ids)
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text and "@media print" in text
+    assert "#1b1f24" not in text.split("</style>")[1], "drawings take the page's ink"
+
+
+def test_every_link_leads_to_something(quickstart: Path) -> None:
+    links = read(quickstart / "report.html").links
+    assert len([link for link in links if link.startswith("runs/")]) == 27
+    assert all((quickstart / link).exists() for link in links)
+
+
+def test_the_table_has_each_run_with_its_outcome(quickstart: Path) -> None:
+    table = {line["run"]: line for line in read(quickstart / "report.html").table("outcome")}
+    assert len(table) == 27
+    run = table[config(0.25, 1.0, 2).run_id]
+    assert run["outcome"] == "died" and run["event in steps"] == "(160, 170]" and run["last step"] == "190"
+    assert (run["model.width"], run["model.residual_scale"], run["seed"]) == ("0.25", "1", "2")
+    assert run["last prepool/dead_share_batch"] == "1"
+    run = table[config(0.25, 0.1, 2).run_id]
+    assert run["outcome"] == "survived" and run["event in steps"] == "> 200"
+
+
+def test_the_numbers_at_the_top_and_in_the_map(quickstart: Path) -> None:
+    text = (quickstart / "report.html").read_text(encoding="utf-8")
+    tiles = dict(re.findall(r'<b class="(\w+)">([\d,]+)</b>', text))
+    assert tiles == {"runs": "27", "died": "11", "survived": "16", "failed": "0"}
+    assert [text.count(f">{count}</text>") for count in ("3/3", "1/3", "0/3")] == [3, 2, 4]
+
+
+def test_provenance_and_the_sweep_file_are_told_once(quickstart: Path) -> None:
+    page = read(quickstart / "report.html")
+    told = {line["what"]: line["value"] for line in page.table("what")}
+    assert told["versions.torch"] == "2.14.1" and told["git.revision"] == "0123456789abcdef"
+    assert told["command"] == "harness sweep experiments/quickstart.yaml --out out/quickstart"
+    assert "# why do they die?\nmethod: grid" in page.words
+
+
+def test_what_differs_in_provenance_is_counted(tmp_path: Path) -> None:
+    for seed in range(6):
+        run = write_run(tmp_path, config(seed=seed), survived())
+        run.write_config(config(seed=seed), {"device": "cpu" if seed else "cuda", "started": f"2030-01-0{seed + 1}"})
+    told = {line["what"]: line["value"] for line in read(report.write(tmp_path)).table("what")}
+    assert sorted(told["device"].split("\n")) == ["cpu (5 runs)", "cuda (1 run)"]
+    assert told["started"] == "6 different values, from 2030-01-01 to 2030-01-06"
+
+
+def test_failed_and_pending_runs_are_shown_and_never_survived(tmp_path: Path) -> None:
+    write_run(tmp_path, config(seed=0), survived())
+    failed = write_run(tmp_path, config(seed=1), None, failure="RuntimeError: <out of memory> & more")
+    page = read(report.write(tmp_path, planned=[config(seed=seed) for seed in range(3)]))
+    assert "Failed: 1 run, no outcome" in page.words
+    [line] = page.table("reason")
+    assert line["run"] == failed.run_id and line["reason"] == "RuntimeError: <out of memory> & more"
+    assert sorted(line["outcome"] for line in page.table("outcome")) == ["failed", "pending", "survived"]
+    assert "0 of 1 finished run died" in page.words
+    assert f"runs/{config(seed=2).run_id}/" not in page.links, "a run without a folder has no link"
+
+
+def test_damaged_runs_are_named_left_out_and_counted(tmp_path: Path) -> None:
+    write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1, 2])
+    run = damage(tmp_path, "metrics.parquet")
+    with pytest.warns(analysis.DamagedRuns, match=run.run_id):
+        page = read(report.write(tmp_path))
+    assert "Damaged: 1 run, left out" in page.words and f"{run.run_id}/metrics.parquet" in page.words
+    assert run.run_id not in [line["run"] for line in page.table("outcome")]
+
+
+def test_texts_are_escaped(tmp_path: Path) -> None:
+    out = tmp_path / "<b>&amp;"
+    run = write_run(out, config(), survived())
+    run.write_config(config(), {"<script>": "<script>alert(1)</script>"})
+    store.write_sweep_text(out, "</pre><script>alert(2)</script>")
+    text = report.write(out).read_text(encoding="utf-8")
+    assert "<script" not in text and "<b>&amp;" not in text
+    assert Page(text).table("what")[0] == {"what": "<script>", "value": "<script>alert(1)</script>"}
+
+
+def test_collapsed_runs_bring_the_inert_units(tmp_path: Path) -> None:
+    write_run(tmp_path, config(seed=0), outcome("collapsed", 40, 30))
+    write_run(tmp_path, config(seed=1), survived())
+    page = read(report.write(tmp_path))
+    assert (tmp_path / "figures" / "inert_share.svg").exists()
+    assert "1 of 2 finished runs collapsed" in page.words
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_single_run_has_a_report(tmp_path: Path, finished: bool) -> None:
+    write_run(tmp_path, config(), died(40) if finished else None)
+    page = read(report.write(tmp_path))
+    assert len(page.table("outcome")) == 1
+    assert (tmp_path / "figures" / "event_steps.png").exists() is finished
+
+
+def test_a_sweep_that_has_not_started_has_a_report(tmp_path: Path) -> None:
+    page = read(report.write(tmp_path, planned=[config(seed=0), config(seed=1)]))
+    assert [line["outcome"] for line in page.table("outcome")] == ["pending", "pending"]
+    assert "No run has finished" in page.words
+
+
+def test_a_report_is_written_over_an_older_one(tmp_path: Path) -> None:
+    write_run(tmp_path, config(seed=0), survived())
+    report.write(tmp_path)
+    write_run(tmp_path, config(seed=1), died(40))
+    assert len(read(report.write(tmp_path)).table("outcome")) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_unusable_input(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), survived())
+    (tmp_path / "figures").write_text("in the way")
+    with pytest.raises(InputError, match="figures: cannot be written: File exists"):
+        report.write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_without_runs_is_unusable_input_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no readable run"):
+        report.write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_take_less_than_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as quick:
+        quick.setattr("os.fsync", lambda _: None)
+        write_grid(
+            tmp_path,
+            lambda width, scale, seed: died(10 * (1 + seed)) if width * scale > 0.1 else survived(),
+            widths=[number / 32 for number in range(1, 11)],
+            scales=[number / 10 for number in range(1, 11)],
+            seeds=range(10),
+        )
+    start = time.process_time()  # of this process: other work on the machine does not fail the test
+    page = read(report.write(tmp_path))
+    assert time.process_time() - start < 10
+    assert len(page.table("outcome")) == 1000

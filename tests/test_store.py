@@ -1,0 +1,202 @@
+"""The run directory: what is acknowledged is kept, what is damaged is named."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import store
+from harness.config import RunConfig
+from harness.outcome import Detector
+from harness.store import Claimed, Damaged, RunDirectory, decode_row, encode_row
+from tests.runs import tiny
+
+OUTCOME = Detector(event="died").outcome(30)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "runs" / tiny().run_id)
+    with run.claim():
+        run.write_config(tiny(), {"command": "test"})
+    return run
+
+
+def test_rows_come_back_with_their_non_finite_values(run: RunDirectory) -> None:
+    rows = [
+        {"step": 0, "train/loss": math.inf, "count": 3},
+        {"step": 1, "train/loss": -math.inf},
+        {"step": 2, "train/loss": math.nan, "only/here": 0.5},
+    ]
+    for row in rows:
+        run.append(row)
+    for read in (run.rows(), (run.finish(OUTCOME), run.rows())[1]):
+        assert [row["step"] for row in read] == [0, 1, 2]
+        assert [row["train/loss"] for row in read[:2]] == [math.inf, -math.inf]
+        assert math.isnan(read[2]["train/loss"])
+        assert "only/here" not in read[0] and read[2]["only/here"] == 0.5
+        assert isinstance(read[0]["count"], int)
+
+
+def test_encoded_rows_are_json_that_others_read() -> None:
+    assert json.loads(encode_row({"step": 1, "x": math.nan}))["x"] == "NaN"
+    assert math.isnan(decode_row(encode_row({"step": 1, "x": math.nan}))["x"])
+
+
+def test_the_outcome_is_there_last_and_makes_the_run_finished(run: RunDirectory) -> None:
+    run.append({"step": 0, "train/loss": 1.5})
+    assert run.state() == "pending"
+    run.finish(OUTCOME)
+    assert run.state() == "finished"
+    outcome, metrics = run.outcome()
+    assert outcome == OUTCOME
+    assert metrics == {"step": 0, "train/loss": 1.5}
+    assert not run.file("metrics.jsonl").exists()
+    run.verify()
+
+
+def test_a_torn_last_line_was_not_acknowledged_and_is_dropped(run: RunDirectory) -> None:
+    run.append({"step": 0, "x": 1.0})
+    with run.file("metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 1, "x"')
+    assert [row["step"] for row in run.rows()] == [0]
+    assert run.reopen() == 0
+    run.append({"step": 1, "x": 2.0})
+    assert [row["step"] for row in run.rows()] == [0, 1]
+
+
+def write_rows(path: Path, ready: str) -> None:
+    step = 0
+    while True:
+        RunDirectory(path).append({"step": step, "x": 1.0})
+        Path(ready).write_text(str(step))
+        step += 1
+
+
+def test_sigkill_loses_no_acknowledged_row(tmp_path: Path) -> None:
+    ready = tmp_path / "acknowledged"
+    process = multiprocessing.get_context("spawn").Process(target=write_rows, args=(tmp_path, str(ready)))
+    process.start()
+    while not ready.exists() or int(ready.read_text() or 0) < 200:
+        time.sleep(0.01)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    acknowledged = int(ready.read_text() or 0)
+    assert [row["step"] for row in RunDirectory(tmp_path).rows()][: acknowledged + 1] == list(range(acknowledged + 1))
+
+
+def hold(path: Path, ready: str) -> None:
+    with RunDirectory(path).claim():
+        Path(ready).touch()
+        time.sleep(60)
+
+
+def test_a_run_is_claimed_by_one_process_and_free_again_when_that_is_killed(tmp_path: Path) -> None:
+    run, ready = RunDirectory(tmp_path / "run"), tmp_path / "ready"
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(run.path, str(ready)))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    assert run.state() == "running"
+    with pytest.raises(Claimed, match=f"process {process.pid}"), run.claim():
+        pass
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert run.state() == "pending"
+    with run.claim():
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"outcome": "died"}', b"\xff\xfe"])
+def test_a_damaged_outcome_is_named(run: RunDirectory, content: bytes) -> None:
+    run.finish(OUTCOME)
+    run.file("outcome.json").write_bytes(content)
+    with pytest.raises(Damaged, match=r"outcome\.json"):
+        run.verify()
+
+
+def test_damaged_sealed_rows_are_named(run: RunDirectory) -> None:
+    run.append({"step": 0, "x": 1.0})
+    run.finish(OUTCOME)
+    sealed = bytearray(run.file("metrics.parquet").read_bytes())
+    sealed[len(sealed) // 2] ^= 1
+    run.file("metrics.parquet").write_bytes(sealed)
+    with pytest.raises(Damaged, match=r"metrics\.parquet"):
+        run.verify()
+
+
+def test_damaged_open_rows_are_named_with_their_line(run: RunDirectory) -> None:
+    run.append({"step": 0})
+    with run.file("metrics.jsonl").open("ab") as file:
+        file.write(b"\x00\x00\n")
+    with pytest.raises(Damaged, match=r"metrics\.jsonl: damaged: line 2"):
+        run.verify()
+
+
+def test_what_is_set_aside_is_kept_and_the_run_starts_anew(run: RunDirectory) -> None:
+    run.append({"step": 0})
+    run.finish(OUTCOME)
+    folder = run.set_aside()
+    assert run.state() == "pending"
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.parquet", "outcome.json"]
+    assert run.set_aside() != folder
+
+
+def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDirectory, tmp_path: Path) -> None:
+    run.append({"step": 0, "train/loss": 2.0, "val/accuracy": 0.5})
+    run.append({"step": 5, "train/loss": 1.0})
+    run.finish(OUTCOME)
+    waiting = tiny(seed=7)
+    rows, damaged = store.index(tmp_path, [tiny(), waiting])
+    assert not damaged
+    assert [(row["run_id"], row["state"], row["seed"]) for row in rows] == [
+        (tiny().run_id, "finished", 0),
+        (waiting.run_id, "pending", 7),
+    ]
+    assert rows[0]["outcome"] == "survived" and rows[0]["outcome_step"] == 30
+    assert rows[0]["model.width"] == 0.03125 and rows[0]["model.repeats"] == "1/1/1" and rows[0]["optim.lr"] == 0.05
+    assert rows[0]["train/loss"] == 1.0 and rows[0]["val/accuracy"] == 0.5
+    store.write_index(tmp_path, rows)
+    import pandas as pd
+
+    assert len(pd.read_parquet(tmp_path / "index.parquet")) == 2
+
+
+def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(tmp_path: Path) -> None:
+    config = tiny()
+    old = RunDirectory(tmp_path / "runs" / "0ldname")
+    with old.claim():
+        old.write_config(config, {})
+    stored = json.loads(old.file("config.json").read_text())
+    del stored["config"]["train"]["stop_at_death"]  # the field is newer than the run
+    old.file("config.json").write_text(json.dumps(stored))
+    assert store.run_directory(tmp_path, config, store.by_identity(tmp_path)).path == old.path
+
+
+def test_a_run_that_continues_keeps_its_first_provenance(run: RunDirectory) -> None:
+    run.append({"step": 0})
+    run.write_config(tiny(), {"command": "again"})
+    assert run.provenance() == {"command": "test", "continued": [{"command": "again"}]}
+
+
+def test_a_failure_is_remembered_until_the_run_is_tried_again(run: RunDirectory) -> None:
+    run.fail("ValueError: no", "traceback")
+    assert (run.state(), run.failure()) == ("failed", "ValueError: no")
+    run.forget_failure()
+    assert (run.state(), run.failure()) == ("pending", None)
+
+
+def test_a_finished_run_is_adopted_whole(run: RunDirectory, tmp_path: Path) -> None:
+    run.append({"step": 0})
+    run.finish(OUTCOME)
+    other = RunDirectory(tmp_path / "other" / "runs" / run.run_id)
+    store.adopt(other, run)
+    other.verify()
+    assert other.state() == "finished" and other.config() == RunConfig.model_validate(tiny().model_dump())

@@ -1,0 +1,203 @@
+"""Sweep files: what they expand to, and what is said of bad ones."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from harness.located import InputError
+from harness.sweep.distributions import DISTRIBUTIONS
+from harness.sweep.expand import Sweep, cell, expand
+
+HEAD = "method: grid\nparameters:\n"
+
+
+def grid(parameters: str) -> Sweep:
+    return expand(HEAD + parameters, "sweep.yaml")
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        expand(text, "sweep.yaml")
+    return caught.value.problems
+
+
+def test_a_grid_is_the_product_its_last_parameter_fastest() -> None:
+    sweep = grid("  model:\n    parameters:\n      width: {values: [0.5, 1.0]}\n  seed: {values: [0, 1, 2]}\n")
+    found = [(config.model.width, config.seed) for config in sweep.configs]
+    assert found == list(itertools.product((0.5, 1.0), (0, 1, 2)))
+    assert sweep.varied == ("model.width", "seed")
+    assert cell(sweep.configs[3], sweep.varied) == {"model.width": 1.0}
+
+
+def test_runs_with_equal_resolved_configuration_are_one_run() -> None:
+    sweep = grid("  model:\n    parameters:\n      stem: {values: [small, null]}\n  seed: {value: 4}\n")
+    assert len(sweep.configs) == 1
+    assert sweep.varied == ()
+
+
+def test_a_section_can_be_given_whole() -> None:
+    (config,) = grid("  optim: {value: {lr: 0.5, name: sgd}}\n").configs
+    assert (config.optim.lr, config.optim.name) == (0.5, "sgd")
+
+
+def test_discrete_ranges_are_listed_by_a_grid() -> None:
+    sweep = grid(
+        "  seed: {min: 3, max: 5}\n  optim:\n    parameters:\n      lr: {distribution: q_uniform, min: 0.1, max: 0.3, q: 0.1}\n"
+    )
+    assert [config.seed for config in sweep.configs] == [3, 3, 3, 4, 4, 4, 5, 5, 5]
+    assert [config.optim.lr for config in sweep.configs[:3]] == [0.1, 0.2, 0.3]
+
+
+def test_run_cap_ends_a_grid() -> None:
+    assert len(expand("run_cap: 2\n" + HEAD + "  seed: {min: 0, max: 9}\n", "s").configs) == 2
+
+
+def random_sweep(cap: int) -> list[tuple[float, int]]:
+    text = f"method: random\nrun_cap: {cap}\nparameters:\n  seed: {{min: 0, max: 10000}}\n  optim:\n    parameters:\n      lr: {{min: 0.1, max: 0.2}}\n"
+    return [(config.optim.lr, config.seed) for config in expand(text, "s").configs]
+
+
+def test_random_draws_are_seeded_and_a_higher_cap_only_adds() -> None:
+    assert random_sweep(5) == random_sweep(20)[:5]
+    assert len(set(random_sweep(20))) == 20
+    assert all(0.1 <= lr <= 0.2 for lr, _ in random_sweep(20))
+
+
+SETTINGS = {
+    "constant": "value: 0.3",
+    "categorical": "values: [0.25, 0.5]",
+    "categorical_w_probabilities": "values: [0.25, 0.5], probabilities: [0.9, 0.1]",
+    "int_uniform": "min: 1, max: 3",
+    "log_uniform": "min: -3, max: -1",
+    "inv_log_uniform": "min: 1, max: 3",
+    "q_log_uniform": "min: 0, max: 3, q: 0.5",
+    "log_uniform_values": "min: 0.01, max: 1",
+    "inv_log_uniform_values": "min: 0.01, max: 1",
+    "q_log_uniform_values": "min: 1, max: 9, q: 0.5",
+    "uniform": "min: 0.1, max: 1",
+    "q_uniform": "min: 1, max: 9, q: 0.5",
+    "normal": "mu: 100, sigma: 1",
+    "q_normal": "mu: 100, sigma: 1, q: 0.5",
+    "log_normal": "mu: 0, sigma: 1",
+    "q_log_normal": "mu: 9, sigma: 1, q: 0.5",
+    "beta": "a: 2, b: 2",
+    "q_beta": "a: 9, b: 1, q: 0.01",
+}
+
+
+def draws(distribution: str, count: int = 300) -> list[float]:
+    text = f"method: random\nrun_cap: {count}\nparameters:\n  seed: {{min: 0, max: 1000000000}}\n  model:\n    parameters:\n"
+    text += f"      bn_eps: {{distribution: {distribution}, {SETTINGS[distribution]}}}\n"
+    return [config.model.bn_eps for config in expand(text, "s").configs]
+
+
+def test_every_distribution_of_wandb_is_here() -> None:
+    assert set(SETTINGS) == set(DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "low", "high", "median", "band"),
+    [
+        ("constant", 0.3, 0.3, 0.3, 0),
+        ("categorical", 0.25, 0.5, 0.375, 0.125),
+        ("int_uniform", 1, 3, 2, 0),
+        ("uniform", 0.1, 1, 0.55, 0.1),
+        ("log_uniform", 0.0497, 0.368, 0.135, 0.03),
+        ("inv_log_uniform", 0.0497, 0.368, 0.135, 0.03),
+        ("log_uniform_values", 0.01, 1, 0.1, 0.035),
+        ("inv_log_uniform_values", 0.01, 1, 0.1, 0.035),
+        ("normal", 95, 105, 100, 0.25),
+        ("log_normal", 0, 100, 1, 0.25),
+        ("beta", 0, 1, 0.5, 0.06),
+    ],
+)
+def test_draws_follow_their_distribution(
+    distribution: str, low: float, high: float, median: float, band: float
+) -> None:
+    values = sorted(draws(distribution))
+    assert low <= values[0] and values[-1] <= high
+    assert values[len(values) // 2] == pytest.approx(median, abs=band + 1e-12)
+
+
+@pytest.mark.parametrize("distribution", [name for name in DISTRIBUTIONS if name.startswith("q_")])
+def test_stepped_draws_are_multiples_of_q(distribution: str) -> None:
+    step = 0.01 if distribution == "q_beta" else 0.5
+    assert all(value / step == pytest.approx(round(value / step), abs=1e-6) for value in draws(distribution))
+
+
+def test_probabilities_weigh_the_values() -> None:
+    assert 0.8 < sum(value == 0.25 for value in draws("categorical_w_probabilities")) / 300 < 0.97
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "sweep.yaml:1:1: the file is empty"),
+        ("- a\n- b\n", "sweep.yaml:1:1: found a list at the top"),
+        ("a: [1\nb: 2\n", "sweep.yaml:2:2: not YAML"),
+        ("method: grid\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:2:1: key 'method' stands here for the second time"),
+        ("method: bayes\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: method bayes is left to a W&B server"),
+        ("method: gird\nparameters: {seed: {value: 1}}\n", "did you mean 'grid'?"),
+        ("parameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: method is missing; allowed: grid, random"),
+        ("method: grid\n", "parameters: expected a mapping of at least one parameter"),
+        ("metod: grid\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: metod: unknown key; did you mean 'method'?"),
+        ("method: random\nparameters: {seed: {value: 1}}\n", "method random needs run_cap"),
+        ("run_cap: 0\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: run_cap: found 0; expected a whole number >= 1"),
+        ("early_terminate: {type: hyperband}\nmethod: grid\nparameters: {seed: {value: 1}}\n", "early_terminate needs a W&B server"),
+        (HEAD + "  sede: {value: 1}\n", "sweep.yaml:3:3: sede: unknown key; did you mean 'seed'?"),
+        (HEAD + "  modle:\n    parameters:\n      width: {value: 1.0}\n", "sweep.yaml:3:3: modle: unknown key; did you mean 'model'?"),
+        (HEAD + "  model:\n    parameters:\n      widht: {value: 1.0}\n", "sweep.yaml:5:7: model.widht: unknown key; did you mean 'width'?"),
+        (HEAD + "  optim:\n    parameters:\n      schedule:\n        parameters:\n          raet: {value: 0.9}\n", "sweep.yaml:7:11: optim.schedule.raet: unknown key; did you mean 'rate'?"),
+        (HEAD + "  seed: 1\n", "sweep.yaml:3:3: seed: found 1; write `seed: {value: 1}`"),
+        (HEAD + "  seed: {vlaue: 1}\n", "sweep.yaml:3:10: seed: unknown key 'vlaue'; did you mean 'value'?"),
+        (HEAD + "  seed: {values: []}\n", "sweep.yaml:3:10: seed: values is []; expected a list of at least one"),
+        (HEAD + "  seed: {values: 3}\n", "seed: values is 3; expected a list"),
+        (HEAD + "  seed: {}\n", "sweep.yaml:3:3: seed: needs value, values, or min and max"),
+        (HEAD + "  optim:\n    parameters:\n      lr: {min: 0.1, max: 0.5}\n", "sweep.yaml:5:7: optim.lr: a grid cannot run over the continuous range uniform"),
+        (HEAD + "  seed: {values: [1, 2], probabilities: [0.5, 0.5]}\n", "a grid takes every value once"),
+        (HEAD + "  seed: {distribution: unifrom, min: 1, max: 2}\n", "unknown distribution; did you mean 'uniform'?"),
+        (HEAD + "  seed: {min: 5, max: 2}\n", "min 5 is above max 2"),
+        (HEAD + "  model:\n    parameters:\n      width: {values: [1.0, 0]}\n", "sweep.yaml:5:29: model.width: found 0; expected greater than 0"),
+        (HEAD + "  model:\n    parameters:\n      width: {value: -1}\n", "model.width: found -1; expected greater than 0"),
+        (HEAD + "  model:\n    parameters:\n      width: {value: .nan}\n", "model.width: found nan; expected a finite number"),
+        (HEAD + "  optim:\n    parameters:\n      lr: {value: 1e-4}\n", "optim.lr: found 1e-4, which YAML reads as text: write 1.0e-4"),
+        (HEAD + "  model:\n    parameters:\n      batch_norm: {value: no}\n", "model.batch_norm: found no, which YAML reads as false: write it in quotes"),
+        (HEAD + "  model:\n    parameters:\n      activation: {values: [relu, off]}\n", "model.activation: found off, which YAML reads as false"),
+        (HEAD + "  model:\n    parameters:\n      repeats: {value: [1, 2]}\n", "sweep.yaml:5:17: model.repeats:"),
+        (HEAD + "  model:\n    parameters:\n      residual_scale: {values: [0.1, [0.1, 0.2]]}\n", "sweep.yaml:5:38: model.residual_scale:"),
+        (HEAD + "  data:\n    parameters:\n      name: {value: digts}\n", "data.name: found 'digts'; did you mean 'digits'?"),
+        (HEAD + "  model:\n    parameters:\n      name: {value: inception_resnet_v3}\n", "did you mean 'inception_resnet_v2'?"),
+        (HEAD + "  optim:\n    parameters:\n      name: {value: rmsprop}\n", "did you mean 'rmsprop_tf'?"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_gets_its_place_and_what_is_allowed(text: str, message: str) -> None:
+    found = problems(text)
+    assert any(message in problem for problem in found), found
+    assert len(found) == 1, found
+
+
+def test_all_problems_at_once_each_once() -> None:
+    text = (
+        HEAD
+        + "  sede: {values: [1, 2]}\n  model:\n    parameters:\n      width: {values: [0, -1, 1.0]}\n      name: {value: x}\n"
+    )
+    found = problems(text)
+    assert len(found) == 4
+    places = ["sweep.yaml:3:3", "sweep.yaml:6:24", "sweep.yaml:6:27", "sweep.yaml:7:14"]
+    assert sorted(problem.split(": ")[0] for problem in found) == places
+
+
+def test_a_grid_too_large_to_list_is_refused() -> None:
+    assert "at most 100000" in problems(HEAD + "  seed: {min: 0, max: 1000000}\n")[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.parent.glob("experiments/**/*.yaml")), ids=lambda path: path.name
+)
+def test_every_experiment_expands_and_states_its_question(path: Path) -> None:
+    text = path.read_text()
+    assert expand(text, str(path)).configs
+    header = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    for part in ("Question:", "Command:", "Runtime:", "Expected:"):
+        assert part in header

@@ -1,0 +1,131 @@
+"""With timm's weights, here random ones, our networks compute what timm's do. timm is needed for tests only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.models import Network, build_model, load_timm_weights
+from harness.models.weights import timm_keys
+
+timm = pytest.importorskip("timm")
+
+# Ours, timm's, tensors in timm's state dict (ARCHITECTURES 2.4).
+NETS = [
+    ("inception_resnet_v2_released", "inception_resnet_v2", 1306),
+    ("inception_v4", "inception_v4", 896),
+    ("inception_v3", "inception_v3", 566),
+]
+
+
+def pair(ours: str, theirs: str, size: int) -> tuple[Network, nn.Module, Tensor]:
+    """Our network with the weights of timm's, and images. timm's running statistics are those of the images."""
+    torch.manual_seed(0)
+    reference: nn.Module = timm.create_model(theirs, num_classes=20)
+    images = torch.randn(4 if size < 200 else 2, 3, size, size)
+    norms = [module for module in reference.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        reference.train()(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    model = build_model(ours, num_classes=20, image_size=size, dropout_keep=1.0)
+    load_timm_weights(model, reference.state_dict())
+    return model, reference, images
+
+
+@pytest.mark.parametrize("size", [107, pytest.param(299, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("ours", "theirs"), [net[:2] for net in NETS])
+def test_outputs_and_gradients_equal_timms(ours: str, theirs: str, size: int) -> None:
+    model, reference, images = pair(ours, theirs, size)
+    with torch.no_grad():
+        theirs_out, ours_out = reference.eval()(images), model.eval()(images)
+    assert theirs_out.std() > 0.01
+    assert (ours_out - theirs_out).abs().max() <= 1e-4 * theirs_out.abs().max()
+
+    theirs_out, ours_out = reference.train()(images), model.train()(images)
+    assert (ours_out - theirs_out).abs().max() <= 1e-4 * theirs_out.abs().max()
+
+    weights = torch.randn_like(theirs_out)
+    (theirs_out * weights).sum().backward()
+    (ours_out * weights).sum().backward()
+    keys, parameters = timm_keys(model), dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        gradient = parameters[keys[name]].grad
+        assert gradient is not None and parameter.grad is not None
+        # The last up-projection's bias stands before a batch-norm: both its gradients are rounding errors of zero.
+        assert (parameter.grad - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-6, name
+
+    theirs_buffers = dict(reference.named_buffers())
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, theirs_buffers[keys[name]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "count"), NETS)
+def test_every_tensor_of_timms_is_used_once(ours: str, theirs: str, count: int) -> None:
+    reference = timm.create_model(theirs)
+    model = build_model(ours, num_classes=1000, image_size=299)
+    keys = timm_keys(model)
+    assert len(keys) == count
+    assert sorted(keys.values()) == sorted(reference.state_dict())
+    assert sorted(keys) == sorted(model.state_dict())
+    assert all(model.state_dict()[key].shape == reference.state_dict()[keys[key]].shape for key in keys)
+
+
+def test_inception_v3_with_its_auxiliary_head_too() -> None:
+    torch.manual_seed(0)
+    reference = timm.create_model("inception_v3", num_classes=20, aux_logits=True)
+    model = build_model("inception_v3", num_classes=20, image_size=299, aux_head=True, dropout_keep=1.0)
+    load_timm_weights(model, reference.state_dict())
+    images = torch.randn(2, 3, 299, 299)
+    with torch.no_grad():
+        for ours, theirs in zip(model(images, with_aux=True), reference.train()(images), strict=True):
+            assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"remove": "repeat.3.conv2d.bias"}, r"1 missing: repeat\.3\.conv2d\.bias"),
+        ({"add": "repeat.99.conv2d.bias"}, r"1 left over: repeat\.99\.conv2d\.bias"),
+        ({"reshape": "classif.bias"}, r"1 of another shape: classif\.bias is \(7,\), not \(10,\)"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_loaded(change: dict[str, str], says: str) -> None:
+    model = build_model("inception_resnet_v2_released", num_classes=10, image_size=75, width=0.125)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights = {timm: torch.rand_like(before[own].float()) for own, timm in timm_keys(model).items()}
+    weights |= {key: torch.zeros(7) for key in (change.get("add"), change.get("reshape")) if key}
+    weights.pop(change.get("remove", ""), None)
+    with pytest.raises(ValueError, match=says):
+        load_timm_weights(model, weights)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("inception_resnet_v2", {}, "timm has no inception_resnet_v2; it has inception_resnet_v2_released, "),
+        ("inception_resnet_v2_released", {"stem": "small"}, "has the paper's stem"),
+        ("inception_resnet_v2_released", {"width": 0.5}, "of another shape: conv2d_1a.conv.weight is"),
+        ("inception_resnet_v2_released", {"repeats": [10, 20, 9]}, r"left over: repeat_2\.8\.branch0\.conv\.weight"),
+        ("inception_resnet_v2_released", {"repeats": [10, 20, 11]}, r"missing: repeat_2\.9\.branch0\.conv\.weight"),
+        ("inception_resnet_v2_released", {"bn_gamma": False}, r"left over: conv2d_1a\.bn\.weight"),
+        ("inception_resnet_v2_released", {"up_projection_bias": "off"}, r"left over: repeat\.0\.conv2d\.bias"),
+        ("inception_resnet_v2_released", {"batch_norm": "after_sum"}, r"missing: stages\.0\.0\.sum_norm\.weight"),
+        ("inception_resnet_v2_released", {"residual_scale": "learned"}, "missing: stages.0.0.residual_sum.scale"),
+        ("inception_resnet_v2_released", {"aux_head": True}, "timm has none"),
+    ],
+)
+def test_a_network_unlike_timms_is_refused(name: str, fields: dict[str, Any], says: str) -> None:
+    with torch.device("meta"):
+        weights = timm.create_model("inception_resnet_v2", num_classes=10).state_dict()
+        model = build_model(name, num_classes=10, image_size=299, **fields)
+        with pytest.raises(ValueError, match=says):
+            load_timm_weights(model, weights)

@@ -1,0 +1,209 @@
+"""Training: seeds fix everything, what continues ends the same, instruments change nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import RunConfig
+from harness.data.dataset import BatchOrder, load_dataset
+from harness.outcome import Outcome
+from harness.store import Damaged, Row, RunDirectory
+from harness.train import largest_parameter, train
+from tests.runs import timeless, tiny
+
+CPU = torch.device("cpu")
+
+
+def run_in(folder: Path, config: RunConfig) -> tuple[Outcome, list[Row], dict[str, Any]]:
+    run = RunDirectory(folder / config.run_id)
+    with run.claim():
+        run.write_config(config, {})
+        outcome = train(config, run)
+    checkpoint = run.checkpoint()
+    assert checkpoint is not None
+    return outcome, timeless(run.rows()), checkpoint
+
+
+def same_weights(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(torch.equal(value, b["model"][name]) for name, value in a["model"].items())
+
+
+def test_same_configuration_same_rows(tmp_path: Path) -> None:
+    first, second = run_in(tmp_path / "a", tiny()), run_in(tmp_path / "b", tiny())
+    assert first[:2] == second[:2]
+    assert same_weights(first[2], second[2])
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    assert run_in(tmp_path, tiny())[1] != run_in(tmp_path, tiny(seed=1))[1]
+
+
+def test_rows_stand_at_their_steps_with_their_readings(tmp_path: Path) -> None:
+    outcome, rows, _ = run_in(tmp_path, tiny())
+    assert [row["step"] for row in rows] == [0, 5, 10, 15, 20, 25]
+    assert (outcome.outcome, outcome.step, outcome.last_step) == ("survived", 25, 25)
+    for row in rows[:-1]:
+        assert row["train/loss"] > 0 and 0 <= row["train/accuracy"] <= 1
+        assert row["optim/cumulative_lr"] == pytest.approx(0.05 * row["step"])
+        for name in ("zero_fraction", "dead_share_batch", "inert_share_batch", "dormant_share_batch"):
+            assert 0 <= row[f"prepool/{name}"] <= 1
+    with_probe_set = [row["step"] for row in rows if "prepool/dead_units_probe" in row]
+    assert with_probe_set == [0, 10, 20, 25]
+    assert 0 <= rows[-1]["val/accuracy"] <= 1 and rows[-1]["val/loss"] > 0
+    assert "train/loss" not in rows[-1]  # after the last update there is no training batch to read
+
+
+def test_instruments_change_nothing(tmp_path: Path) -> None:
+    quiet = {"every": 1000, "probe_set_every": 1000}
+    loud = {"every": 1, "probe_set_every": 1, "dormant_below": 0.5}
+    _, few, silent = run_in(tmp_path / "a", tiny(probes=quiet))
+    _, many, watched = run_in(tmp_path / "b", tiny(probes=loud))
+    assert len(few) == 2 and len(many) == 26
+    assert same_weights(silent, watched)
+    assert torch.equal(silent["random"], watched["random"])
+
+
+class Interrupted(Exception):
+    """Stands for the end of the process."""
+
+
+class Stop:
+    wants_histogram = False
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def row(self, step: int, metrics: object, histogram: object) -> None:
+        if step >= self.at:
+            raise Interrupted
+
+    def close(self, outcome: Outcome | None) -> None:
+        assert outcome is None
+
+
+@pytest.mark.parametrize("at", [5, 10, 15, 20])
+@pytest.mark.parametrize("model", [{}, {"dropout_keep": 0.5}], ids=["plain", "dropout"])
+def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, model: dict[str, Any]) -> None:
+    config = tiny(model=model)
+    whole = run_in(tmp_path / "whole", config)
+    run = RunDirectory(tmp_path / "parts" / config.run_id)
+    with run.claim():
+        run.write_config(config, {})
+        with pytest.raises(Interrupted):
+            train(config, run, lambda: [Stop(at)])
+    assert run.state() == "pending"
+    assert run.file("checkpoint.pt").exists() == (at >= 10)
+    parts = run_in(tmp_path / "parts", config)
+    assert parts[0] == whole[0]
+    assert parts[1] == whole[1]
+    assert same_weights(parts[2], whole[2])
+
+
+def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
+    run_in(tmp_path, tiny())
+    state = torch.load(tmp_path / tiny().run_id / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 25 and state["run_id"] == tiny().run_id
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.file("checkpoint.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(Damaged, match=r"checkpoint\.pt"):
+        train(tiny(), run)
+
+
+DEADLY: dict[str, Any] = {
+    "model": {"width": 0.03125, "repeats": [1, 1, 2], "residual_scale": 1.0, "dropout_keep": 1.0},
+    "optim": {"lr": 5.0},
+    "train": {"steps": 120, "check_every": 5},
+}
+
+
+def test_a_dying_run_stops_at_its_death(tmp_path: Path) -> None:
+    outcome, rows, _ = run_in(tmp_path, tiny(**DEADLY))
+    assert outcome.outcome == "died"
+    assert outcome.last_live_step == outcome.step - 5
+    assert outcome.last_step == outcome.step + 20 < 120
+    assert rows[-1]["step"] == outcome.last_step
+    assert rows[-1]["prepool/dead_share_probe"] == 1
+    live = next(row for row in rows if row["step"] == outcome.last_live_step)
+    assert live["prepool/dead_share_batch"] < 1
+
+
+def test_a_switch_keeps_it_going(tmp_path: Path) -> None:
+    stopped, short, _ = run_in(tmp_path / "a", tiny(**DEADLY))
+    train_on = {**DEADLY["train"], "stop_at_death": False}
+    outcome, rows, _ = run_in(tmp_path / "b", tiny(**{**DEADLY, "train": train_on}))
+    assert (outcome.outcome, outcome.step) == (stopped.outcome, stopped.step)
+    assert outcome.last_step == 120
+    assert [row["train/loss"] for row in rows[: len(short) - 1]] == [row["train/loss"] for row in short[:-1]]
+
+
+def test_checks_do_not_depend_on_the_instruments(tmp_path: Path) -> None:
+    probes = {"every": 1000, "probe_set_every": 1000}
+    assert run_in(tmp_path / "a", tiny(**DEADLY))[0] == run_in(tmp_path / "b", tiny(**DEADLY, probes=probes))[0]
+
+
+def test_a_loss_that_is_not_finite_is_divergence_at_its_very_step(tmp_path: Path) -> None:
+    outcome, _, _ = run_in(tmp_path, tiny(optim={"name": "sgd", "lr": 1e30}, train={"check_every": 7}))
+    assert outcome.outcome == "diverged"
+    assert 1 <= outcome.step <= 3
+    assert outcome.last_live_step == 0
+
+
+def test_one_number_tells_whether_any_parameter_is_not_finite() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    assert torch.isfinite(largest_parameter(model))
+    for value in (float("nan"), float("inf"), float("-inf")):
+        with torch.no_grad():
+            model[0].bias[1] = value
+        assert not torch.isfinite(largest_parameter(model))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_every_optimizer_trains(tmp_path: Path, name: str) -> None:
+    config = tiny(optim={"name": name, "lr": 0.01}, train={"steps": 60})
+    _, rows, _ = run_in(tmp_path, config)
+    assert rows[-2]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_digits_are_split_by_position_and_normalised_by_the_training_part() -> None:
+    from sklearn.datasets import load_digits
+
+    data = load_dataset(RunConfig().data, CPU)
+    assert (len(data.train), len(data.held_out), data.num_classes) == (1437, 360, 10)
+    original = load_digits()
+    assert torch.cat([data.train.labels, data.held_out.labels]).tolist() == original.target.tolist()
+    native = load_dataset(RunConfig.model_validate({"data": {"image_size": 8}}).data, CPU)
+    pixels = torch.cat([native.train.images, native.held_out.images])[:, 0]
+    scans = torch.from_numpy(original.images).float()
+    mean, std = scans[:-360].mean(), scans[:-360].std()
+    assert torch.allclose(pixels * std + mean, scans, atol=1e-4)
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert data.train.images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert data.train.images.std().item() == pytest.approx(1, abs=1e-3)
+    assert data.train.images.is_contiguous(memory_format=torch.channels_last)
+    probe = data.probe_set()
+    assert probe.shape == (256, 3, 32, 32)
+    assert torch.equal(probe[1], data.train.images[1437 // 256])
+
+
+def test_synthetic_images_are_seeded_and_of_any_kind() -> None:
+    config = tiny(data={"num_images": 40, "num_classes": 3, "image_size": 20}).data
+    one, two = load_dataset(config, CPU), load_dataset(config, CPU)
+    assert torch.equal(one.train.images, two.train.images)
+    assert one.train.images.shape == (40, 3, 20, 20) and len(one.held_out) == 10
+    assert set(one.train.labels.tolist()) <= {0, 1, 2}
+    other = load_dataset(tiny(data={"num_images": 40, "num_classes": 3, "image_size": 20, "seed": 1}).data, CPU)
+    assert not torch.equal(one.train.images, other.train.images)
+
+
+def test_an_epoch_takes_every_image_at_most_once_and_any_step_can_be_asked_for() -> None:
+    order = BatchOrder(10, 3, seed=0, device=CPU)
+    epoch = torch.cat([order[step] for step in range(3)])
+    assert len(set(epoch.tolist())) == 9
+    assert not torch.equal(torch.cat([order[step] for step in range(3, 6)]), epoch)
+    assert torch.equal(BatchOrder(10, 3, seed=0, device=CPU)[4], order[4])
+    assert not torch.equal(BatchOrder(10, 3, seed=1, device=CPU)[4], order[4])

@@ -1,0 +1,81 @@
+"""The wandb mirror: the real SDK, offline, read back; and what happens when it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.sinks import WandbOptions, WandbSink
+from harness.store import RunDirectory
+from harness.sweep.expand import expand
+from harness.sweep.run import wandb_options
+from harness.sweep.work import Task, work
+from tests.runs import TINY_SWEEP, tiny
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    wandb = Path(sys.executable).with_name("wandb")
+    done = subprocess.run([wandb, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_mirror_holds_the_rows_of_the_store(tmp_path: Path) -> None:
+    sweep = expand(TINY_SWEEP.replace("STEPS", "12"), "tiny")
+    config = sweep.configs[0]
+    options = wandb_options(config, sweep, tmp_path, "offline")
+    assert options is not None and options.group == "model.residual_scale=1"
+    report = work(Task(config, tmp_path / "runs" / config.run_id, "test", options))
+    assert report.state == "finished", report.message
+    content = records(tmp_path)
+    text = json.dumps(content)
+    for word in (config.run_id, "train", "model.residual_scale=1", "tiny", "inception_resnet_v2", "residual-harness"):
+        assert word in text
+    assert {"glob_name": "*", "step_metric": "step"}.items() <= next(
+        record["metric"] for record in content if record["type"] == "metric" and "glob_name" in record["metric"]
+    ).items()
+    rows = RunDirectory(tmp_path / "runs" / config.run_id).rows()
+    items = [record["history"]["item"] for record in content if record["type"] == "history"]
+    logged = {item["step"]: item for item in items}
+    assert sorted(logged) == [row["step"] for row in rows]
+    for step in (0, 10):
+        assert logged[step]["prepool/activations._type"] == "histogram"
+        assert sum(logged[step]["prepool/activations.values"]) == 8 * rows[0]["prepool/units"]
+    for row in rows:
+        for name, value in row.items():
+            assert logged[row["step"]][name] == pytest.approx(value), name
+
+
+def test_a_mirror_that_fails_says_so_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("wandb.init", broken)
+    monkeypatch.setattr(WandbSink, "_complained", False)
+    options = WandbOptions("offline", tmp_path, "p", "g", ())
+    for seed in (0, 1):
+        config = tiny(seed=seed, train={"steps": 2})
+        assert work(Task(config, tmp_path / "runs" / config.run_id, "test", options)).state == "finished"
+    assert capsys.readouterr().err.count("no space left on device") == 1
+
+
+def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        summary: dict[str, object] = {}
+
+        def define_metric(self, *_: object, **__: object) -> None: ...
+
+        def log(self, *_: object, **__: object) -> None:
+            raise ConnectionError("gone")
+
+    monkeypatch.setattr("wandb.init", lambda **_: Run())
+    config = tiny(train={"steps": 6})
+    options = WandbOptions("offline", tmp_path, "p", "g", ())
+    assert work(Task(config, tmp_path / "runs" / config.run_id, "test", options)).state == "finished"
+    assert len(RunDirectory(tmp_path / "runs" / config.run_id).rows()) == 3
