@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--image-size", type=_count, help="pixels (default: each architecture's own)")
     models.add_argument("--num-classes", type=_count, help="classes (default: each architecture's own)")
 
+    bench = command("bench", _bench, "measure a cost", "harness bench overhead experiments/quickstart.yaml")
+    bench.add_argument("what", choices=("overhead",), help="what everything beyond the bare loop costs a sweep")
+    bench.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep")
+    bench.add_argument("--workers", type=_count, default=2, metavar="N", help="worker processes (default: %(default)s)")
+
     command("schema", _schema, "print the JSON schema of a run", "harness schema > run.schema.json")
     return parser
 
@@ -159,9 +164,16 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from analysis.report import write
+    import warnings
 
-    console.print(f"report: {write(options.dir)}")
+    from analysis.report import write
+    from harness.sweep.run import sweep_configs
+
+    with warnings.catch_warnings(record=True) as damaged:
+        page = write(options.dir, sweep_configs(options.dir))
+    for warning in damaged:
+        print(warning.message, file=sys.stderr)
+    console.print(f"report: {page}")
     return DONE
 
 
@@ -169,6 +181,15 @@ def _models(options: argparse.Namespace) -> int:
     from harness.models.summary import models_table
 
     console.print(models_table(options.width, options.image_size, options.num_classes))
+    return DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from harness.bench_overhead import measure_overhead
+    from harness.sweep.run import read_sweep
+
+    read_sweep(options.file)
+    print(measure_overhead(options.file, options.workers))
     return DONE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
@@ -111,6 +112,8 @@ class ModelConfig(_Strict):
     weights: str | None = None
     """Local file of initial weights, of this network or of timm's: safetensors, or torch's with tensors only. A
     relative path counts from the working directory."""
+    weights_sha256: str | None = None
+    """SHA-256 of the file `weights`, filled in when left out. It, not the path, is part of the run's identity."""
 
 
 class DataConfig(_Strict):
@@ -264,9 +267,12 @@ class RunConfig(_Strict):
         images = self.data.num_images or DIGITS_TRAINING_IMAGES
         if self.data.batch_size > images:
             problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
+        digest, why = _weights_digest(self.model.weights, self.model.weights_sha256)
+        if why:
+            problems.append((("model", "weights"), why))
         axes, refused = architectures.resolve(self.model.name, self.data.image_size, self.model.model_dump())
         problems += [(("model", field), message) for field, message in refused]
-        object.__setattr__(self, "model", self.model.model_copy(update=axes))
+        object.__setattr__(self, "model", self.model.model_copy(update=axes | {"weights_sha256": digest}))
         if problems:
             raise ValidationError.from_exception_data(
                 "RunConfig",
@@ -282,11 +288,25 @@ class RunConfig(_Strict):
         """Hash of the whole resolved training configuration, 12 hexadecimal digits.
 
         Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
-        and devices are left out.
+        and devices are left out; a file of weights counts by its content.
         """
         training = self.model_dump(mode="json", include=set(IDENTITY))
+        del training["model"]["weights"]
         canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None, str | None]:
+    """The digest of a file of weights, and what is wrong with it. A stored run's file may be gone by now."""
+    if path is None:
+        return None, "weights_sha256 needs weights" if expected else None
+    try:
+        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        return expected, None if expected else f"{path} cannot be read: {error.strerror}"
+    if expected not in (None, found):
+        return expected, f"the content of {path} is not what weights_sha256 says"
+    return found, None
 
 
 def _complete(

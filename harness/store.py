@@ -434,23 +434,26 @@ def index(out: Path, configs: Iterable[RunConfig] = ()) -> tuple[list[Row], list
     """
     rows: list[Row] = []
     damaged: list[Damaged] = []
-    folders = runs(out)
-    for run in folders:
+    planned = {config.run_id: config for config in configs}
+    for run in runs(out):
+        started = run.file("config.json").exists()
+        if not started and run.run_id not in planned and run.state() == "pending":
+            continue  # an empty folder of no sweep
         try:
-            rows.append(index_row(run))
+            row = index_row(run, None if started else planned.get(run.run_id))
         except Damaged as error:
-            if run.file("config.json").exists() or run.state() == "finished":
-                damaged.append(error)
-    present = {row["run_id"] for row in rows} | {run.run_id for run in folders}
-    missing = [config for config in configs if config.run_id not in present]
-    if missing:
-        known = by_identity(out)
-        rows += [
-            index_row(RunDirectory(out / "runs" / config.run_id), config)
-            for config in missing
-            if config.run_id not in known
-        ]
-    return rows, damaged
+            damaged.append(error)
+            planned.pop(run.run_id, None)
+        else:
+            rows.append(row)
+    present = {row["run_id"] for row in rows}
+    missing = [config for run_id, config in planned.items() if run_id not in present]
+    known = by_identity(out) if missing else {}
+    return rows + [
+        index_row(RunDirectory(out / "runs" / config.run_id), config)
+        for config in missing
+        if config.run_id not in known
+    ], damaged
 
 
 def write_index(out: Path, rows: Sequence[Row]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.architectures import AUX_LOSS_WEIGHT
 from harness.config import RunConfig
 from harness.data.dataset import BatchOrder, Dataset, Images, load_dataset
 from harness.models import build_model
@@ -52,7 +53,7 @@ class Trainee:
     def new(cls, config: RunConfig, num_classes: int, device: torch.device) -> Trainee:
         """The run before its first step. Seeds torch's global generators."""
         torch.manual_seed(config.seed)
-        settings = config.model.model_dump(exclude={"name"})
+        settings = config.model.model_dump(exclude={"name", "weights_sha256"})
         model = build_model(
             config.model.name, num_classes=num_classes, image_size=config.data.image_size, **settings
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,10 +93,15 @@ class Trainee:
             torch.cuda.set_rng_state_all(state["random_cuda"])
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Loss and gradients of a batch (N, 3, H, W), (N,); returns the logits (N, classes)."""
+        """Loss and gradients of a batch (N, 3, H, W), (N,), any auxiliary head's in it; gives the logits (N, classes)."""
         self.optimizer.zero_grad(set_to_none=True)
-        logits: Tensor = self.model(images)
-        loss = F.cross_entropy(logits, labels)
+        logits: Tensor
+        if self.config.model.aux_head:
+            logits, auxiliary = self.model(images, with_aux=True)
+            loss = F.cross_entropy(logits, labels) + AUX_LOSS_WEIGHT * F.cross_entropy(auxiliary, labels)
+        else:
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.losses[self.step % len(self.losses)] = loss.detach()
         return logits

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -48,9 +49,25 @@ def test_the_identity_survives_the_stored_form() -> None:
     assert RunConfig.model_validate(json.loads(stored)).run_id == config(model={"repeats": [1, 1, 1]}).run_id
 
 
+def test_a_file_of_weights_counts_by_its_content(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    for path, content in ((one, b"a"), (same, b"a"), (other, b"b")):
+        path.write_bytes(content)
+    ids = [config(model={"weights": str(path)}).run_id for path in (one, same, other)]
+    assert ids[0] == ids[1] != ids[2] != config().run_id
+    stored = config(model={"weights": str(one)}).model_dump(mode="json")
+    one.unlink()
+    assert RunConfig.model_validate(stored).run_id == ids[0]
+    one.write_bytes(b"changed")
+    with pytest.raises(ValidationError, match="not what weights_sha256 says"):
+        RunConfig.model_validate(stored)
+    with pytest.raises(ValidationError, match="nowhere cannot be read: No such file"):
+        config(model={"weights": "nowhere"})
+
+
 def test_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        config().seed = 2  # type: ignore[misc]
+        config().seed = 2
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def test_rows_come_back_with_their_non_finite_values(run: RunDirectory) -> None:
     ]
     for row in rows:
         run.append(row)
-    for read in (run.rows(), (run.finish(OUTCOME), run.rows())[1]):
+    open_rows = run.rows()
+    run.finish(OUTCOME)
+    for read in (open_rows, run.rows()):
         assert [row["step"] for row in read] == [0, 1, 2]
         assert [row["train/loss"] for row in read[:2]] == [math.inf, -math.inf]
         assert math.isnan(read[2]["train/loss"])

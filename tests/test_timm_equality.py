@@ -71,11 +71,11 @@ def test_outputs_and_gradients_equal_timms(ours: str, theirs: str, size: int) ->
 def test_every_tensor_of_timms_is_used_once(ours: str, theirs: str, count: int) -> None:
     reference = timm.create_model(theirs)
     model = build_model(ours, num_classes=1000, image_size=299)
-    keys = timm_keys(model)
+    keys, own, timms = timm_keys(model), model.state_dict(), reference.state_dict()
     assert len(keys) == count
-    assert sorted(keys.values()) == sorted(reference.state_dict())
-    assert sorted(keys) == sorted(model.state_dict())
-    assert all(model.state_dict()[key].shape == reference.state_dict()[keys[key]].shape for key in keys)
+    assert sorted(keys.values()) == sorted(timms)
+    assert sorted(keys) == sorted(own)
+    assert all(own[key].shape == timms[keys[key]].shape for key in keys)
 
 
 def test_inception_v3_with_its_auxiliary_head_too() -> None:

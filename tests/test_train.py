@@ -154,12 +154,26 @@ def test_a_loss_that_is_not_finite_is_divergence_at_its_very_step(tmp_path: Path
 
 
 def test_one_number_tells_whether_any_parameter_is_not_finite() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model = torch.nn.Linear(3, 3)
     assert torch.isfinite(largest_parameter(model))
     for value in (float("nan"), float("inf"), float("-inf")):
         with torch.no_grad():
-            model[0].bias[1] = value
+            model.bias[1] = value
         assert not torch.isfinite(largest_parameter(model))
+
+
+def test_an_auxiliary_head_adds_its_weighted_loss() -> None:
+    from harness.train import Trainee
+
+    model = {"name": "inception_v3", "stem": "small", "aux_head": True, "repeats": None, "residual_scale": None}
+    trainee = Trainee.new(tiny(model={**model, "dropout_keep": 1.0}, data={"image_size": 48}), 4, CPU)
+    images, labels = torch.randn(4, 3, 48, 48), torch.tensor([0, 1, 2, 3])
+    trainee.forward_backward(images, labels)
+    with torch.no_grad():
+        logits, auxiliary = trainee.model(images, with_aux=True)
+    expected = torch.nn.functional.cross_entropy(logits, labels) + 0.4 * torch.nn.functional.cross_entropy(auxiliary, labels)
+    assert trainee.losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert all(parameter.grad is not None for parameter in trainee.model.parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

@@ -54,7 +54,10 @@ def functional_relus(name: str, module: nn.Module) -> tuple[list[Point], str | N
         lost += point is None
         points += [point] if point is not None else []
     if lost:
-        return points, f"{lost} of the {len(calls)} ReLUs called as functions in {_shown(name)} touch no module: not read"
+        return (
+            points,
+            f"{lost} of the {len(calls)} ReLUs called as functions in {_shown(name)} touch no module: not read",
+        )
     return points, None
 
 
@@ -94,5 +97,7 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 
 
 def _mentions_relu(kind: type) -> bool:
-    functions = [value for base in kind.__mro__ if not base.__module__.startswith("torch.") for value in vars(base).values()]
+    functions = [
+        value for base in kind.__mro__ if not base.__module__.startswith("torch.") for value in vars(base).values()
+    ]
     return any(_NAMES & set(each.__code__.co_names) for each in functions if inspect.isfunction(each))

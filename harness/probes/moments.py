@@ -45,27 +45,57 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def moments(x: Tensor, axis: int, count_active: bool) -> Moments:
-    """Moments of an activation with at least 2 dimensions and 1 element, any floating type, units along `axis`.
+class Reducer:
+    """Makes the sums. Intermediate results go into one scratch tensor, which lasts until `clear`.
 
-    In float32, in float64 for float64: a deviation above 1e19 overflows its square to infinity.
-    count_active: count the positions that are not exactly zero, too; NaN is not zero.
+    On the CPU a large tensor that is fresh costs its page faults, several times the price of the sums.
     """
-    x = wide(x)
-    others = [dimension for dimension in range(x.ndim) if dimension != axis]
-    units = x.shape[axis]
-    count = x.numel() // units
-    first = x
-    for dimension in reversed(others):
-        first = first.select(dimension, 0)
-    shift = torch.nan_to_num(first, 0.0, 0.0, 0.0)
-    deviation = x - shift.view([units] + [1] * (x.ndim - 1 - axis))
-    active = None
-    if count_active:
-        # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
+
+    def __init__(self) -> None:
+        self._scratch: Tensor | None = None
+
+    def clear(self) -> None:
+        """Give the scratch memory back."""
+        self._scratch = None
+
+    def _like(self, x: Tensor) -> Tensor | None:
+        """Scratch of the shape and layout of `x`; None in a compiled graph, which needs none."""
         if torch.compiler.is_compiling():
-            mask = (x != 0).to(x.dtype)
-        else:
-            mask = torch.ne(x, 0, out=torch.empty_like(x))
-        active = mask.sum(others, dtype=torch.float64 if count > EXACT_IN_FLOAT32 else None)
-    return Moments(count, shift, deviation.sum(others), (deviation * deviation).sum(others), active)
+            return None
+        scratch, size = self._scratch, x.numel()
+        if scratch is None or scratch.numel() < size or scratch.dtype != x.dtype or scratch.device != x.device:
+            scratch = self._scratch = torch.empty(size, dtype=x.dtype, device=x.device)
+        if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+            return scratch.as_strided(x.shape, x.stride())
+        return scratch[:size].view(x.shape)
+
+    def moments(self, x: Tensor, axis: int, count_active: bool) -> Moments:
+        """Moments of an activation with at least 2 dimensions and 1 element, any floating type, units along `axis`.
+
+        In float32, in float64 for float64: a deviation above 1e19 overflows its square to infinity.
+        count_active: count the positions that are not exactly zero, too; NaN is not zero.
+        """
+        x = wide(x)
+        others = [dimension for dimension in range(x.ndim) if dimension != axis]
+        first = x
+        for dimension in reversed(others):
+            first = first.select(dimension, 0)
+        shift = torch.nan_to_num(first, 0.0, 0.0, 0.0)
+        scratch = self._like(x)
+        deviation = torch.sub(x, shift.view([-1] + [1] * (x.ndim - 1 - axis)), out=scratch)
+        total = deviation.sum(others)
+        squares = torch.mul(deviation, deviation, out=scratch).sum(others)
+        active = self.count_nonzero(x, others) if count_active else None
+        return Moments(x.numel() // x.shape[axis], shift, total, squares, active)
+
+    def count_nonzero(self, x: Tensor, dimensions: list[int] | None = None) -> Tensor:
+        """How many elements are not exactly zero along these dimensions (default: all); NaN is not zero."""
+        x = wide(x)
+        # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
+        mask = torch.ne(x, 0, out=self._like(x))
+        exact = torch.float32 if x.numel() <= EXACT_IN_FLOAT32 else torch.float64
+        return mask.sum(dimensions, dtype=exact)
+
+    def inner_product(self, x: Tensor, y: Tensor) -> Tensor:
+        """Sum of the elements of x * y, two tensors of one shape: a scalar."""
+        return torch.mul(wide(x), wide(y), out=self._like(wide(x))).sum()

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.probes.moments import Reducer
+
 Row = dict[str, float | int]
 
 
@@ -23,6 +25,7 @@ class ParameterReader:
         parameters = dict(model.named_parameters())
         self._watched = {label: parameters[name] for name, label in labels.items()}
         self._norms = {name: model.get_submodule(name) for name in norms}
+        self._reducer = Reducer()
         self._copies: list[Tensor] = []
         self._read: list[str] = []
         self._sums: list[Tensor] = []
@@ -30,16 +33,16 @@ class ParameterReader:
     @torch.no_grad()
     def before(self) -> None:
         """Read gradients and keep the weights. A parameter without a gradient is left out."""
-        self._read = [label for label, parameter in self._watched.items() if parameter.grad is not None]
+        self._read = [
+            label for label, parameter in self._watched.items() if parameter.grad is not None and parameter.numel()
+        ]
         weights = [self._watched[label].detach() for label in self._read]
         gradients = [_dense(weight.grad) for weight in map(self._watched.__getitem__, self._read)]
         self._copies = [weight.clone() for weight in weights]
         self._sums = [*_square_sums(gradients), *_square_sums(weights)]
         for gradient in gradients:
-            scratch = torch.empty_like(gradient, dtype=torch.float32)
-            self._sums.append(torch.ne(gradient, 0, out=scratch).sum(dtype=torch.float64))
-            # infinity and NaN are what differs from itself times one minus itself
-            self._sums.append(torch.ne(gradient - gradient, 0, out=scratch).sum(dtype=torch.float64))
+            self._sums.append(self._reducer.count_nonzero(gradient))
+            self._sums.append(self._reducer.count_nonzero(gradient - gradient))  # zero for what is finite, else NaN
 
     @torch.no_grad()
     def after(self) -> None:
@@ -52,18 +55,20 @@ class ParameterReader:
         for norm in self._norms.values():
             for values in (norm.weight, norm.bias):
                 if isinstance(values, Tensor):
-                    self._sums += [end.double() for end in torch.aminmax(values.detach())]
+                    self._sums += torch.aminmax(values.detach())
 
     @property
     def pending(self) -> Tensor | None:
         """What was read since the last `clear`, doubles on the device; None if there is nothing."""
         if not self._sums:
             return None
-        return torch.stack([each.to(self._sums[0].device) for each in self._sums])
+        device = self._sums[0].device
+        return torch.stack([each.to(device, torch.float64) for each in self._sums])
 
     def clear(self) -> None:
         """Forget what was read."""
         self._copies, self._read, self._sums = [], [], []
+        self._reducer.clear()
 
     def row(self, values: Sequence[float]) -> Row:
         """Named readings from `pending` brought to the host.

@@ -70,7 +70,9 @@ class Units:
     active: Floats
 
     @classmethod
-    def from_sums(cls, layout: Layout, count: Floats, shift: Floats, total: Floats, squares: Floats, active: Floats) -> Units:
+    def from_sums(
+        cls, layout: Layout, count: Floats, shift: Floats, total: Floats, squares: Floats, active: Floats
+    ) -> Units:
         """From sums over x - shift, each (U,); see `harness.probes.moments.Moments`."""
         positions = count[layout.of_unit]
         with np.errstate(all="ignore"):
@@ -127,7 +129,9 @@ class Units:
             return self
         sizes = [self.layout.sizes[self.layout.index[name]] for name in source]
         layout = Layout(
-            (*self.layout.names, *names), (*self.layout.sizes, *sizes), (*self.layout.counts_active, *[False] * len(sizes))
+            (*self.layout.names, *names),
+            (*self.layout.sizes, *sizes),
+            (*self.layout.counts_active, *[False] * len(sizes)),
         )
         parts = [self.layout.units(name) for name in source]
         with np.errstate(all="ignore"):
@@ -162,7 +166,9 @@ def merge(parts: Sequence[Units]) -> Units:
 
 
 def _union(layouts: Sequence[Layout]) -> Layout:
-    rows = dict.fromkeys(row for each in layouts for row in zip(each.names, each.sizes, each.counts_active, strict=True))
+    rows = dict.fromkeys(
+        row for each in layouts for row in zip(each.names, each.sizes, each.counts_active, strict=True)
+    )
     names, sizes, counts_active = zip(*rows, strict=True)
     if len(set(names)) < len(names):
         changed = sorted({name for name in names if names.count(name) > 1})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from harness.probes.moments import Moments, moments, unit_axis, wide
+from harness.probes.moments import Moments, Reducer, unit_axis
 from harness.probes.points import Point
 
 UnitAxis = int | Callable[[str, nn.Module], int | None] | None
@@ -40,6 +40,7 @@ class Switch:
     def __init__(self) -> None:
         self.on = False
         self.calls = 0
+        self.reducer = Reducer()
         self.seconds = 0.0
         self.last: tuple[weakref.ref[Tensor], int, int, Moments] | None = None
 
@@ -97,7 +98,9 @@ class Tap:
         read()
         self.switch.seconds += perf_counter() - started
 
-    def _add(self, name: str, found: Moments, product: Tensor | None = None, factor: float | Tensor | None = None) -> None:
+    def _add(
+        self, name: str, found: Moments, product: Tensor | None = None, factor: float | Tensor | None = None
+    ) -> None:
         self.found = (*self.found, Found(self.switch.calls, name, found, product, factor))
         self.switch.calls += 1
 
@@ -114,7 +117,8 @@ class Tap:
             axis = self._axis_of(x)
             found = None if self.point.relu else self.switch.recall(x, axis)
             if found is None:
-                found = moments(x.detach().relu() if self.point.relu else x.detach(), axis, count_active=True)
+                values = x.detach().relu() if self.point.relu else x.detach()
+                found = self.switch.reducer.moments(values, axis, count_active=True)
                 if not self.point.relu:
                     self.switch.remember(x, axis, found)
             self._add(name + suffix, found)
@@ -132,13 +136,13 @@ class Tap:
         axis = self._axis_of(output)
 
         def read(x: Tensor) -> Moments:
-            return moments(x.detach(), axis, count_active=False)
+            return self.switch.reducer.moments(x.detach(), axis, count_active=False)
 
         factor = getattr(self.point.module, "scale", None)
         one_number = isinstance(factor, int | float) or (isinstance(factor, Tensor) and factor.numel() == 1)
         known = self.switch.recall(skip, axis)
         self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
-        product = (wide(skip.detach()) * wide(branch.detach())).sum()
+        product = self.switch.reducer.inner_product(skip.detach(), branch.detach())
         if isinstance(factor, Tensor):
             factor = factor.detach()
         self._add(f"{name}/branch", read(branch), product, factor if one_number else None)

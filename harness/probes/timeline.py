@@ -136,7 +136,9 @@ class Timeline:
             "layers": np.array(self.layers, dtype=np.str_),
             "units": np.array([self._units[layer] for layer in self.layers], dtype=np.int64),
             "readings": np.array([len(self._steps[layer]) for layer in self.layers], dtype=np.int64),
-            "steps": np.concatenate([np.array(self._steps[layer], np.int64) for layer in self.layers] or [np.zeros(0, np.int64)]),
+            "steps": np.concatenate(
+                [np.array(self._steps[layer], np.int64) for layer in self.layers] or [np.zeros(0, np.int64)]
+            ),
             "bits": np.frombuffer(b"".join(bytes(self._bits[layer]) for layer in self.layers), dtype=np.uint8),
         }
 
@@ -146,12 +148,16 @@ class Timeline:
         timeline = cls()
         steps, bits = arrays["steps"].tolist(), arrays["bits"].tobytes()
         step = byte = 0
-        for layer, units, readings in zip(*(arrays[key].tolist() for key in ("layers", "units", "readings")), strict=True):
+        for layer, units, readings in zip(
+            *(arrays[key].tolist() for key in ("layers", "units", "readings")), strict=True
+        ):
             size = readings * ((units + 7) // 8)
             timeline._units[layer] = units
             timeline._steps[layer] = array("q", steps[step : step + readings])
             timeline._bits[layer] = bytearray(bits[byte : byte + size])
             step, byte = step + readings, byte + size
         if (step, byte) != (len(steps), len(bits)):
-            raise ValueError(f"a damaged timeline: {len(steps)} steps and {len(bits)} bytes, expected {step} and {byte}")
+            raise ValueError(
+                f"a damaged timeline: {len(steps)} steps and {len(bits)} bytes, expected {step} and {byte}"
+            )
         return timeline

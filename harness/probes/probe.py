@@ -1,0 +1,453 @@
+"""`observe`: instruments on any torch model, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from harness.probes.cadence import Cadence
+from harness.probes.definitions import DORMANT_BELOW
+from harness.probes.packets import Packet, pack, unpack
+from harness.probes.parameters import ParameterReader
+from harness.probes.prepool import undisturbed
+from harness.probes.readings import READINGS, Units, merge
+from harness.probes.rows import RowWriter
+from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
+from harness.probes.taps import Switch, Tap, UnitAxis
+from harness.probes.timeline import Timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+
+
+class ProbeWarning(UserWarning):
+    """Something that was asked for cannot be read; the training is not affected."""
+
+
+def observe(
+    model: nn.Module,
+    where: Where = "blocks",
+    *,
+    every: int | Cadence = 50,
+    optimizer: torch.optim.Optimizer | None = None,
+    parameters: str | None = None,
+    readings: Iterable[str] | None = None,
+    sums: ModulePredicate = is_residual_sum,
+    unit_axis: UnitAxis = None,
+    dormant_below: float = DORMANT_BELOW,
+) -> Probe:
+    """Read a model's activations, deaths, gradients and updates while it trains, without changing the training.
+
+    >>> with observe(model, "**.relu*", every=50, optimizer=optimizer) as probe:
+    ...     train(model, optimizer)
+    >>> probe.frame(), probe.timeline().first_to_lose(0.5)
+
+    model: any module; what is called in training, so the compiled or data-parallel one where there is such.
+    where: what to read: a preset (`prepool`, `blocks`, `full`), a glob pattern over module names, a predicate over
+        (name, module), or a list of presets and patterns; see `harness.probes.selection`.
+    every: steps between two readings, or a `Cadence`.
+    optimizer: reads gradients and updates too, and makes a step last until its `step`, however many forward passes
+        that takes (gradient accumulation); their activations are merged as one batch.
+    parameters: pattern over names of trained parameters to read, instead of what the preset says. Needs `optimizer`.
+    readings: names of `harness.probes.readings.READINGS` to keep; all by default.
+    sums: which modules are residual sums, called as module(skip, branch); by default those of a class `ResidualSum`.
+        A number in their attribute `scale` is alpha; without one the scaled branch is taken as sum - skip.
+    unit_axis: axis that numbers the units, one for all or a function of (name, module); by default see
+        `harness.probes.moments.unit_axis`.
+    dormant_below: a unit active on a smaller share of positions than this is dormant, in [0, 1].
+
+    A step is a forward pass of `model` in training mode with gradients enabled (or see `optimizer` and `Probe.step`).
+    Evaluation, and forward passes without gradients, are neither counted nor read.
+    Raises ValueError for a `where`, reading or parameter pattern that names nothing.
+    """
+    if isinstance(model, DataParallel):
+        raise ValueError("DataParallel copies the model in every pass; observe a DistributedDataParallel model instead")
+    wanted = tuple(READINGS if readings is None else readings)
+    for name in wanted:
+        if name not in READINGS:
+            near = difflib.get_close_matches(name, READINGS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            raise ValueError(f"readings: {name!r} is unknown{hint} there are {', '.join(READINGS)}")
+    core, group = _unwrap(model)
+    selection = select(core, where, sums)
+    if parameters is not None:
+        if optimizer is None:
+            raise ValueError("parameters are read when the optimizer steps: pass optimizer=... too")
+        selection.parameters = select_parameters(core, parameters)
+    cadence = every if isinstance(every, Cadence) else Cadence(every)
+    writer = RowWriter(wanted, dormant_below)
+    return Probe(model, core, group, selection, cadence, optimizer, writer, unit_axis)
+
+
+def _unwrap(model: nn.Module) -> tuple[nn.Module, Any]:
+    """The network inside compiled and data-parallel wrappers, and the process group, if there is one."""
+    group = None
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model, group = model.module, model.process_group
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model, group
+
+
+@contextlib.contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Run a model that was compiled in place without its graphs, so that reading a set adds none to them."""
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = compiled
+
+
+class Probe:
+    """What `observe` gives; a context manager, to be entered once.
+
+    Hooks are installed on entry, before the first call of a compiled model, and removed on exit, however the block ends.
+    A pass that is not read costs each hook one look at a switch. In one that is, each activation is reduced on its
+    device as soon as it is there; everything reaches the host in one transfer when the next step begins, on `rows`,
+    `take` and `timeline`, or at the end.
+
+    notes: what was asked for by a preset and cannot be read. seconds: time spent reading, on the host's clock.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        core: nn.Module,
+        group: Any,
+        selection: Selection,
+        cadence: Cadence,
+        optimizer: torch.optim.Optimizer | None,
+        writer: RowWriter,
+        unit_axis: UnitAxis,
+    ) -> None:
+        self._root, self._core, self._group = root, core, group
+        self._cadence, self._optimizer, self._writer = cadence, optimizer, writer
+        self._selection = selection
+        self._switch = Switch()
+        self._taps = [Tap(point, self._switch, unit_axis) for point in selection.points]
+        self._parameters = ParameterReader(core, selection.parameters, selection.norms)
+        self._stack = contextlib.ExitStack()
+        self._packets: list[Packet] = []
+        self._rows: list[Row] = []
+        self._timelines = {"batch": Timeline(), "probe": Timeline()}
+        self._layers: tuple[str, ...] = ()
+        self._dead_share: dict[str, float] = {}
+        self._step, self._dense_until = -1, -1
+        self._fires = self._explicit = self._reading_set = self._inside_graph = False
+        self._step_done = True
+        self.notes = list(selection.notes)
+
+    # -- installation --------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Probe:
+        for word in self._selection.warnings:
+            warnings.warn(word, ProbeWarning, stacklevel=2)
+        for tap in self._taps:
+            self._stack.callback(tap.install().remove)
+        if getattr(self._root, "_compiled_call_impl", None) is not None:  # model.compile() puts hooks into the graph
+            self._stack.enter_context(self._around_compiled_call())
+        else:
+            self._stack.callback(self._root.register_forward_pre_hook(self._before_forward).remove)
+            self._stack.callback(self._root.register_forward_hook(self._after_forward).remove)
+        if self._optimizer is not None:
+            self._stack.callback(self._optimizer.register_step_pre_hook(self._before_update).remove)
+            self._stack.callback(self._optimizer.register_step_post_hook(self._after_update).remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._settle()
+        finally:
+            self._stack.close()
+            self._switch.on = False
+            self._forget()
+
+    @contextlib.contextmanager
+    def _around_compiled_call(self) -> Iterator[None]:
+        compiled = self._root._compiled_call_impl
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._before_forward()
+            try:
+                return compiled(*args, **kwargs)  # type: ignore[misc]
+            finally:
+                self._after_forward()
+
+        self._root._compiled_call_impl = call  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self._root._compiled_call_impl = compiled
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def step(self, number: int) -> None:
+        """Say that what follows belongs to step `number`; from the first call on steps are no longer counted.
+
+        The same number again goes on with the step. Raises ValueError for a number below the last one.
+        """
+        if self._explicit and number == self._step:
+            return
+        if number < self._step or (number == self._step and self._step_done):
+            raise ValueError(f"step {number} comes after step {self._step}")
+        self._explicit = True
+        self._begin(number)
+
+    def _begin(self, step: int) -> None:
+        self._settle()
+        self._step, self._step_done = step, False
+        self._fires = self._cadence.due(step) or step <= self._dense_until
+
+    def _before_forward(self, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            self._inside_graph = True
+            return
+        if self._reading_set:
+            return
+        self._switch.on = False
+        if not self._core.training or not torch.is_grad_enabled():
+            return
+        if not self._explicit and (self._optimizer is None or self._step_done):
+            self._begin(self._step + 1)
+        if self._fires and not self._step_done:
+            self._arm()
+
+    def _after_forward(self, *_: Any) -> None:
+        if self._switch.on and not self._reading_set and not torch.compiler.is_compiling():
+            self._disarm(self._packets, self._group)
+
+    def _arm(self) -> None:
+        for tap in self._taps:
+            tap.reset()
+        self._switch.calls, self._switch.last = 0, None
+        self._switch.on = True
+
+    def _disarm(self, packets: list[Packet], group: Any = None) -> None:
+        self._switch.on = False
+        self._switch.reducer.clear()
+        started = perf_counter()
+        found = sorted((each for tap in self._taps for each in tap.found), key=lambda each: each.order)
+        for tap in self._taps:
+            tap.reset()
+        if not found:
+            raise RuntimeError(
+                f"none of the {len(self._taps)} observed layers was called in the forward pass; "
+                "enter observe() before the first call of a compiled model (or call torch.compiler.reset())"
+            )
+        packets.append(pack(found, group))
+        self._switch.seconds += perf_counter() - started
+
+    def _before_update(self, *_: Any) -> None:
+        if self._fires and not self._step_done:
+            started = perf_counter()
+            self._parameters.before()
+            self._switch.seconds += perf_counter() - started
+
+    def _after_update(self, *_: Any) -> None:
+        if self._fires and not self._step_done:
+            started = perf_counter()
+            self._parameters.after()
+            self._switch.seconds += perf_counter() - started
+        self._step_done = True
+
+    # -- readings ------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Turn what the step left on the device into a row."""
+        if self._inside_graph:
+            raise RuntimeError(
+                "the model is called inside a compiled graph, where steps cannot be seen: give observe() what "
+                "torch.compile returned, or call model.compile() before it"
+            )
+        pending = self._parameters.pending
+        if not self._packets and pending is None:
+            return
+        started = perf_counter()
+        parts, values = unpack(self._packets, pending)
+        row: Row = {"step": self._step}
+        if parts:
+            units = merge([part.units for part in parts])
+            self._meet_layers(units)
+            row |= self._writer.row(units, parts, "batch")
+            dead = units.dead_by_layer()
+            self._timelines["batch"].append(self._step, dead)
+            self._watch_for_burst({layer: float(bits.mean()) for layer, bits in dead.items()})
+        if pending is not None:
+            row |= self._parameters.row(values)
+        self._forget()
+        self._switch.seconds += perf_counter() - started
+        self._rows.append(row | {"time/probe": self._switch.seconds})
+
+    def _forget(self) -> None:
+        self._packets = []
+        self._parameters.clear()
+        self._switch.last = None
+        for tap in self._taps:
+            tap.reset()
+
+    def _watch_for_burst(self, shares: Mapping[str, float]) -> None:
+        rises = [share - self._dead_share[layer] for layer, share in shares.items() if layer in self._dead_share]
+        self._dead_share |= shares
+        self._dense_until = max(self._dense_until, self._cadence.burst_end(self._step, max(rises, default=-1.0)))
+
+    def _meet_layers(self, units: Units) -> None:
+        if self._layers:
+            return
+        self._layers = units.layout.names
+        silent = [point for point in self._selection.points if not self._was_called(point.name)]
+        for point in silent:
+            word = f"{point.name}: {point.module_name} was not called in the forward pass; nothing is read there"
+            if point.asked_for:
+                warnings.warn(word, ProbeWarning, stacklevel=4)
+            else:
+                self.notes.append(word)
+
+    def _was_called(self, point: str) -> bool:
+        return any(layer == point or layer.startswith((f"{point}[", f"{point}/")) for layer in self._layers)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What is read, in the order of the forward pass; empty before the first reading."""
+        self._settle()
+        return self._layers
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on reading so far; in compiled graphs the part outside of them."""
+        return self._switch.seconds
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row for each reading that was not taken: `step`, the metrics by name, `time/probe` (seconds so far).
+
+        Step s means: after s updates. See `harness.probes.readings` and `ParameterReader.row` for the metrics.
+        """
+        self._settle()
+        return self._rows
+
+    def take(self) -> list[Row]:
+        """The rows, which the probe then forgets; for long trainings."""
+        rows, self._rows = self.rows, []
+        return rows
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table with the step as its index."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=None if self.rows else ["step"]).set_index("step")
+
+    def timeline(self, definition: Literal["batch", "probe"] = "batch") -> Timeline:
+        """Which units were dead at each reading, by training batches, or by `read_set` in train-mode batch-norm."""
+        self._settle()
+        return self._timelines[definition]
+
+    def read_set(
+        self,
+        images: Tensor,
+        *,
+        batch_size: int,
+        weights: Mapping[str, Tensor] | None = None,
+        step: int | None = None,
+    ) -> Row:
+        """Read a fixed set of inputs (N, ...) at every layer, in train-mode and in eval-mode batch-norm.
+
+        Dropout is off; buffers, modes and random state are afterwards as before. Metrics end in `_probe` and
+        `_probe_eval`, with `weights` (averaged ones, by parameter name) in `_averaged` and `_averaged_eval`. Every rank
+        of a data-parallel model reads the whole set by itself.
+
+        batch_size: inputs a pass, as in training, since train-mode batch-norm depends on it.
+        step: for the row, which is also added to `rows`; by default the steps so far, or the number given to `step`.
+        Raises ValueError for an empty set, a batch size below 1, or a weight that the model lacks.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected a whole number >= 1")
+        if images.shape[0] == 0:
+            raise ValueError("the probe set is empty")
+        unknown = set(weights or ()) - {name for name, _ in self._core.named_parameters()}
+        if unknown:
+            raise ValueError(f"weights: the model has no parameter {', '.join(sorted(unknown))}")
+        self._settle()
+        if step is None:
+            step = self._step if self._explicit else self._step + 1
+        row: Row = {"step": step}
+        source = "probe" if weights is None else "averaged"
+        for training in (True, False):
+            packets = self._read_batches(
+                images.tensor_split(math.ceil(images.shape[0] / batch_size)), weights, training
+            )
+            started = perf_counter()
+            parts, _ = unpack(packets, None)
+            units = merge([part.units for part in parts])
+            row |= self._writer.row(units, parts, source if training else f"{source}_eval")
+            if training and weights is None and step > self._timelines["probe"].last_step():
+                self._timelines["probe"].append(step, units.dead_by_layer())
+            self._switch.seconds += perf_counter() - started
+        row["time/probe"] = self._switch.seconds
+        self._rows.append(row)
+        return row
+
+    def _read_batches(
+        self, batches: Sequence[Tensor], weights: Mapping[str, Tensor] | None, training: bool
+    ) -> list[Packet]:
+        packets: list[Packet] = []
+        self._reading_set = True
+        started, inside = perf_counter(), self._switch.seconds
+        try:
+            with undisturbed(self._core, training), _eager(self._core):
+                for batch in batches:
+                    self._arm()
+                    if weights is None:
+                        self._core(batch)
+                    else:
+                        torch.func.functional_call(self._core, dict(weights), (batch,))
+                    self._disarm(packets)
+        finally:
+            self._switch.on = self._reading_set = False
+            self._switch.seconds = inside + perf_counter() - started
+        return packets
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values from which `restore` goes on with the same rows and timelines."""
+        self._settle()
+        return {
+            "step": self._step,
+            "dense_until": self._dense_until,
+            "dead_share": dict(self._dead_share),
+            "timelines": {
+                name: {
+                    key: values.tolist() if key == "layers" else torch.from_numpy(values.copy())
+                    for key, values in timeline.to_arrays().items()
+                }
+                for name, timeline in self._timelines.items()
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of a checkpoint."""
+        self._step, self._dense_until = state["step"], state["dense_until"]
+        self._dead_share = dict(state["dead_share"])
+        self._timelines = {
+            name: Timeline.from_arrays({key: np.asarray(values) for key, values in arrays.items()})
+            for name, arrays in state["timelines"].items()
+        }
