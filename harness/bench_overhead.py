@@ -122,7 +122,7 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)
-    trainee = Trainee.new(config, data.num_classes, device)
+    trainee = Trainee.new(config, data, device)
     order = BatchOrder(len(data.train), config.data.batch_size, config.seed, device)
     for step in range(steps):
         trainee.forward_backward(*data.train[order[step]])

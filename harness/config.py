@@ -136,57 +136,102 @@ class DataConfig(_Strict):
 class ScheduleConfig(_Strict):
     """The learning rate after the warm-up, as a factor on optim.lr."""
 
-    name: Literal["constant", "exponential"] = "constant"
-    """`constant`, or `exponential`: times `rate` once every `every` steps, as a staircase."""
+    name: Literal["constant", "exponential", "cosine"] = "constant"
+    """`constant`; `exponential`: times `rate` once every `every`, as a staircase; `cosine`: half a wave down to 0 at
+    the last step."""
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor of each stair; only for exponential (default 0.94)."""
+    """Factor of each stair; only for exponential (default 0.94, the paper's)."""
     every: PositiveInt | None = None
-    """Steps between stairs; only for exponential (required)."""
+    """Length of a stair in `unit`s; only for exponential (default 2, the paper's)."""
+    unit: Literal["epochs", "steps"] | None = None
+    """Unit of `every`; only for exponential (default epochs)."""
 
 
 class WarmupConfig(_Strict):
     """The learning rate of the first steps."""
 
-    name: Literal["none", "constant"] = "none"
-    """`none`, or `constant`: the rate `lr` for the first `steps` steps."""
+    name: Literal["none", "constant", "gradual", "two_phase"] = "none"
+    """`none`; `constant`: `lr` for `steps`; `gradual` (Goyal et al. 1706.02677): from `lr` to the full rate by equal
+    increments over `steps`; `two_phase` (He et al. 1512.03385): `lr` until the running training error is below
+    `threshold`."""
     lr: PositiveFloat | None = None
-    """Absolute learning rate of the warm-up (required unless none)."""
+    """Absolute learning rate of the warm-up's start (required unless none)."""
     steps: PositiveInt | None = None
-    """Steps of the warm-up (required unless none)."""
+    """Steps of the warm-up; for constant and gradual (required)."""
+    threshold: Share | None = None
+    """Training error below which two_phase switches to the full rate (default 0.8, He et al.'s)."""
+    window: PositiveInt | None = None
+    """Steps over which two_phase averages the training error; it is looked at with the outcome checks (default 50)."""
+    shift: bool | None = None
+    """Whether the schedule starts after the warm-up instead of with it (default false; any warm-up but none)."""
 
 
 class OptimConfig(_Strict):
     """The optimizer. A field left out takes the optimizer's own value; one that the optimizer lacks is refused."""
 
-    name: Literal["rmsprop_tf", "sgd", "adam"] = "rmsprop_tf"
-    """RMSProp with TensorFlow 1's semantics (the paper's), or torch's SGD or Adam."""
+    name: Literal["rmsprop_tf", "rmsprop_torch", "sgd", "adam"] = "rmsprop_tf"
+    """RMSProp with TensorFlow 1's semantics (the paper's), or torch's RMSprop, SGD or Adam (AdamW: adam with
+    weight_decay_mode decoupled)."""
     lr: PositiveFloat = 0.045
     """Learning rate of the first full step; 0.045 is the paper's."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Momentum (rmsprop_tf, sgd: 0.9)."""
+    """Momentum (rmsprop_tf, rmsprop_torch, sgd: 0.9)."""
     decay: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Decay of the mean of squared gradients (rmsprop_tf: 0.9, the paper's)."""
+    """Decay of the mean of squared gradients (rmsprop_tf, rmsprop_torch: 0.9, the paper's)."""
     eps: PositiveFloat | None = None
-    """Epsilon (rmsprop_tf: 1.0, the paper's, inside the root; adam: 1e-8)."""
+    """Epsilon (rmsprop_tf: 1.0, the paper's, inside the root; rmsprop_torch: 1.0, outside it; adam: 1e-8)."""
     betas: Annotated[tuple[Share, Share] | None, Field(strict=False)] = None
     """Decays of the first and second moment (adam: 0.9, 0.999)."""
     weight_decay: NonNegativeFloat = 0.0
-    """L2 penalty added to the gradients of convolution and classifier weights."""
+    """Weight decay (slim's: 4e-5)."""
+    weight_decay_mode: Literal["l2", "decoupled"] = "l2"
+    """`l2`: weight_decay * w is added to the gradient; `decoupled`: w shrinks by lr * weight_decay at each update."""
+    weight_decay_on: Literal["weights", "weights_and_biases", "all"] = "weights"
+    """What decays: weights of convolutions and classifier; their biases too; batch-norm's parameters too."""
+    up_projection_lr: NonNegativeFloat = 1.0
+    """Factor on the learning rate of the up-projections' weights (claim C9)."""
+    up_projection_bias_lr: NonNegativeFloat = 1.0
+    """Factor on the learning rate of the up-projections' biases."""
+    clip_norm: PositiveFloat | None = None
+    """Largest global norm of the gradient; a larger one is scaled down (1512.00567: 2.0). Left out: no clipping."""
+    clip_value: PositiveFloat | None = None
+    """Largest absolute value of a gradient's element. Left out: no clipping."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate's schedule."""
     warmup: WarmupConfig = WarmupConfig()
     """The learning rate's warm-up."""
 
 
-class TrainConfig(_Strict):
-    """How long to train, and when to look whether the network died."""
+class AveragingConfig(_Strict):
+    """Exponential moving average of the parameters, for evaluation. It never touches the training."""
 
-    steps: PositiveInt = 200
-    """Optimizer steps."""
+    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Weight of the old average (Google's Inception trainer: 0.9999). Left out: no average is kept."""
+    bias_correction: bool = True
+    """Whether the average starts at zero and is divided by 1 - decay**t; else it starts at the initial weights."""
+
+
+class TrainConfig(_Strict):
+    """How long and how to train, and when to look whether the network died."""
+
+    steps: PositiveInt | None = None
+    """Optimizer steps (default 200, unless epochs is given)."""
+    epochs: PositiveInt | None = None
+    """Passes over the training images, in place of steps."""
     check_every: PositiveInt = 10
     """Steps between two checks for death, collapse and divergence. Independent of the instruments."""
     stop_at_death: bool = True
     """Whether a run ends with its death; false keeps it going, to see whether death is final."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread evenly over all classes (1512.00567: 0.1)."""
+    averaging: AveragingConfig = AveragingConfig()
+    """Moving average of the parameters."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Arithmetic of convolutions and matrix products: float32; TensorFloat-32 (GPUs only); bfloat16 by autocast."""
+    sync_batch_norm: bool = False
+    """Whether batch-norm takes its statistics over all processes of a data-parallel run (GPUs only)."""
+    compile: bool = False
+    """Whether torch.compile compiles the network."""
 
 
 class ProbesConfig(_Strict):
@@ -195,7 +240,7 @@ class ProbesConfig(_Strict):
     every: PositiveInt = 10
     """Steps between two rows: loss, accuracy, rates and the pre-pool readings of the training batch."""
     probe_set_every: PositiveInt = 100
-    """Steps between two readings of the fixed probe set and the validation set (and always at the first and last)."""
+    """Steps between two readings of the fixed probe set and the held-out images (and always one at the last step)."""
     dormant_below: Share = 0.01
     """A unit active on a smaller share of positions than this is dormant."""
 
@@ -215,18 +260,26 @@ class ComputeConfig(_Strict):
 REQUIRED = object()
 OPTIMIZER_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "rmsprop_tf": {"momentum": 0.9, "decay": 0.9, "eps": 1.0},
+    "rmsprop_torch": {"momentum": 0.9, "decay": 0.9, "eps": 1.0},
     "sgd": {"momentum": 0.9},
     "adam": {"eps": 1e-8, "betas": (0.9, 0.999)},
 }
 SCHEDULE_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "constant": {},
-    "exponential": {"rate": 0.94, "every": REQUIRED},
+    "exponential": {"rate": 0.94, "every": 2, "unit": "epochs"},
+    "cosine": {},
 }
-WARMUP_FIELDS: Mapping[str, Mapping[str, Any]] = {"none": {}, "constant": {"lr": REQUIRED, "steps": REQUIRED}}
+WARMUP_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "constant": {"lr": REQUIRED, "steps": REQUIRED, "shift": False},
+    "gradual": {"lr": REQUIRED, "steps": REQUIRED, "shift": False},
+    "two_phase": {"lr": REQUIRED, "threshold": 0.8, "window": 50, "shift": False},
+}
 DATASET_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "digits": {},
     "synthetic": {"num_classes": 10, "num_images": 1024, "seed": 0},
 }
+DEFAULT_STEPS = 200
 DIGITS_TRAINING_IMAGES = 1437
 IDENTITY = ("seed", "model", "data", "optim", "train")
 
@@ -260,7 +313,11 @@ class RunConfig(_Strict):
         warmup = _complete(self.optim.warmup, WARMUP_FIELDS, ("optim", "warmup"), problems)
         optim = _complete(self.optim, OPTIMIZER_FIELDS, ("optim",), problems)
         object.__setattr__(self, "optim", optim.model_copy(update={"schedule": schedule, "warmup": warmup}))
-        if warmup.steps is not None and warmup.steps >= self.train.steps:
+        if self.train.steps is None and self.train.epochs is None:
+            object.__setattr__(self, "train", self.train.model_copy(update={"steps": DEFAULT_STEPS}))
+        elif self.train.steps is not None and self.train.epochs is not None:
+            problems.append((("train", "epochs"), "steps and epochs are both given; give one"))
+        if warmup.steps is not None and self.train.steps is not None and warmup.steps >= self.train.steps:
             problems.append(
                 (("optim", "warmup", "steps"), f"{warmup.steps} is not below train.steps = {self.train.steps}")
             )

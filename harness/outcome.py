@@ -6,7 +6,7 @@ reading says that at least `SCREEN` of the pre-pool units carry nothing. Step s 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 CONSECUTIVE = 3
@@ -46,6 +46,10 @@ class Outcome:
     event: Event
     last_step: int
     reason: str
+
+    def noting(self, note: str) -> Outcome:
+        """The same outcome with a further reason."""
+        return replace(self, reason=f"{self.reason}; {note}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as stored in outcome.json."""

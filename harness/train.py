@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import distributed
 from harness.architectures import AUX_LOSS_WEIGHT
 from harness.config import RunConfig
-from harness.data.dataset import BatchOrder, Dataset, Images, load_dataset
+from harness.data.dataset import PROBE_SET, BatchOrder, Dataset, Images, load_dataset
 from harness.models import build_model
-from harness.optim import build_optimizer, learning_rate
+from harness.optim.averaging import Average
+from harness.optim.build import build_optimizer, update
+from harness.optim.schedules import Length, learning_rate
 from harness.outcome import SCREEN, Detector, Outcome
+from harness.probes.definitions import UnitReading
 from harness.probes.prepool import BATCH_READINGS, PrePool, undisturbed
 from harness.sinks import Sink, StoreSink
 from harness.store import RunDirectory
-
-INERT = BATCH_READINGS.index("inert_units_batch")
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,123 +39,212 @@ def pick_device(name: str) -> torch.device:
 class Trainee:
     """Everything of a run that changes with its steps, and its state for the checkpoint.
 
-    losses: ring of the last losses, on the device, so that no step waits for the host.
+    eager, network: what a training step calls: the model, made data-parallel as configured; and that, compiled as
+        configured.
+    losses, errors: rings of the last losses and training errors, on the device, so that no step waits for the host.
+    switch_step: when a two-phase warm-up ended, None while it has not.
     """
 
     config: RunConfig
     device: torch.device
+    length: Length
     model: nn.Module
+    eager: Callable[..., Any]
+    network: Callable[..., Any]
     optimizer: torch.optim.Optimizer
+    average: Average | None
     losses: Tensor
+    errors: Tensor
     detector: Detector
     step: int = 0
     elapsed: float = 0.0
     cumulative_lr: float = 0.0
+    switch_step: int | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def new(cls, config: RunConfig, num_classes: int, device: torch.device) -> Trainee:
-        """The run before its first step. Seeds torch's global generators."""
+    def new(cls, config: RunConfig, data: Dataset, device: torch.device) -> Trainee:
+        """The run before its first step. Seeds torch's global generators; ranks differ in their dropout only.
+
+        Raises ValueError for what the device or the number of processes cannot do.
+        """
+        train = config.train
+        if train.precision == "tf32" and device.type != "cuda":
+            raise ValueError("train.precision: tf32 needs a GPU; on the CPU: float32, bf16")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
         torch.manual_seed(config.seed)
         settings = config.model.model_dump(exclude={"name", "weights_sha256"})
         model = build_model(
-            config.model.name, num_classes=num_classes, image_size=config.data.image_size, **settings
+            config.model.name, num_classes=data.num_classes, image_size=config.data.image_size, **settings
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = build_optimizer(model, config.optim)
-        losses = torch.zeros(config.train.check_every, device=device)
-        return cls(config, device, model, optimizer, losses, Detector(event=model.death_event))
+        torch.manual_seed(config.seed + 1_000_003 * distributed.rank())
+        eager: Callable[..., Any] = model
+        if distributed.world_size() > 1:
+            if train.sync_batch_norm:
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            eager = nn.parallel.DistributedDataParallel(model)
+        averaging = train.averaging
+        average = None if averaging.decay is None else Average(model, averaging.decay, averaging.bias_correction)
+        steps_per_epoch = len(data.train) // config.data.batch_size
+        return cls(
+            config=config,
+            device=device,
+            length=Length(train.steps or (train.epochs or 0) * steps_per_epoch, steps_per_epoch),
+            model=model,
+            eager=eager,
+            network=torch.compile(eager) if train.compile else eager,
+            optimizer=build_optimizer(model, config.optim),
+            average=average,
+            losses=torch.zeros(train.check_every, device=device),
+            errors=torch.ones(config.optim.warmup.window or 1, device=device),
+            detector=Detector(event=model.death_event),
+        )
 
     @property
     def seconds(self) -> float:
         """Seconds of training so far, those before an interruption included."""
         return self.elapsed + time.perf_counter() - self.started
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the coming update."""
+        return learning_rate(self.config.optim, self.step, self.length, self.switch_step)
+
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `restore` goes on bitwise on the CPU."""
+        """Tensors and plain values from which `restore` goes on bitwise on the CPU. Every rank must call it."""
         return {
             "run_id": self.config.run_id,
             "step": self.step,
             "elapsed": self.seconds,
             "cumulative_lr": self.cumulative_lr,
+            "switch_step": self.switch_step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "losses": self.losses,
+            "errors": self.errors,
             "detector": self.detector.state(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random": distributed.gather_objects(torch.get_rng_state()),
+            "random_cuda": distributed.gather_objects(torch.cuda.get_rng_state()) if self._cuda else [],
         }
+
+    @property
+    def _cuda(self) -> bool:
+        return self.device.type == "cuda"
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the state of a checkpoint."""
         self.step, self.elapsed, self.cumulative_lr = state["step"], state["elapsed"], state["cumulative_lr"]
+        self.switch_step = state["switch_step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.restore(state["average"])
         self.losses.copy_(state["losses"])
+        self.errors.copy_(state["errors"])
         self.detector = Detector.restore(state["detector"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if distributed.rank() < len(state["random"]):
+            torch.set_rng_state(state["random"][distributed.rank()])
+        if self._cuda and distributed.rank() < len(state["random_cuda"]):
+            torch.cuda.set_rng_state(state["random_cuda"][distributed.rank()])
 
-    def forward_backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Loss and gradients of a batch (N, 3, H, W), (N,), any auxiliary head's in it; gives the logits (N, classes)."""
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of forward passes, in training and in readings alike."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def forward_backward(self, images: Tensor, labels: Tensor, read: bool = False) -> Tensor:
+        """Loss and gradients of a batch (N, 3, H, W), (N,), any auxiliary head's in it; gives the logits (N, classes).
+
+        A step that is `read` runs uncompiled: the instruments stay out of the compiled graph.
+        """
         self.optimizer.zero_grad(set_to_none=True)
+        network = self.eager if read else self.network
+        smoothing = self.config.train.label_smoothing
         logits: Tensor
-        if self.config.model.aux_head:
-            logits, auxiliary = self.model(images, with_aux=True)
-            loss = F.cross_entropy(logits, labels) + AUX_LOSS_WEIGHT * F.cross_entropy(auxiliary, labels)
-        else:
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels)
+        with self.autocast():
+            if self.config.model.aux_head:
+                logits, auxiliary = network(images, with_aux=True)
+                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+                loss = loss + AUX_LOSS_WEIGHT * F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+            else:
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.losses[self.step % len(self.losses)] = loss.detach()
+        if self.config.optim.warmup.name == "two_phase":
+            self.errors[self.step % len(self.errors)] = (logits.detach().argmax(dim=1) != labels).float().mean()
         return logits
 
     def update(self) -> None:
         """One optimizer step at the schedule's learning rate."""
-        lr = learning_rate(self.config.optim, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        lr = self.lr
+        update(self.optimizer, self.config.optim, lr)
+        if self.average is not None:
+            self.average.update()
         self.cumulative_lr += lr
         self.step += 1
+
+    def end_first_phase(self, error: float) -> None:
+        """Let a two-phase warm-up end now if the running training error is low enough."""
+        warmup = self.config.optim.warmup
+        if warmup.threshold is not None and self.switch_step is None and self.step + 1 >= len(self.errors):
+            self.switch_step = self.step if error < warmup.threshold else None
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with its averaged parameters, until the end of the block."""
+        assert self.average is not None
+        with self.average.in_place():
+            yield
 
 
 def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[Sink]] = lambda: ()) -> Outcome:
     """Train a run to its outcome, from its checkpoint if it has one, into its claimed run directory.
 
-    `mirrors` makes further sinks once the run is ready. Step s of a row means: after s updates of the weights.
+    `mirrors` makes further sinks once the run is ready. Step s of a row means: after s updates of the weights. Under
+    torchrun every rank calls this; each trains on its part of the batch, and only rank 0 writes.
     Raises Damaged for a checkpoint that cannot be used.
     """
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)
-    trainee = Trainee.new(config, data.num_classes, device)
+    trainee = Trainee.new(config, data, device)
     checkpoint = run.checkpoint()
     if checkpoint is not None:
         trainee.restore(checkpoint)
-    sinks: list[Sink] = [StoreSink(run), *mirrors()]
+    writes = distributed.rank() == 0
+    sinks: list[Sink] = [StoreSink(run), *mirrors()] if writes else []
     outcome = None
     order = BatchOrder(len(data.train), config.data.batch_size, config.seed, device)
     try:
         with Watch(trainee, data, sinks) as watch:
             resumed_at = trainee.step
-            while trainee.step < config.train.steps:
+            while trainee.step < trainee.length.steps:
                 if trainee.step % config.compute.checkpoint_every == 0 and trainee.step > resumed_at:
-                    run.write_checkpoint(trainee.state())
-                watch.before(trainee.step)
-                images, labels = data.train[order[trainee.step]]
-                logits = trainee.forward_backward(images, labels)
+                    save(run, trainee)
+                read = watch.before(trainee.step)
+                images, labels = data.train[distributed.share(order[trainee.step])]
+                logits = trainee.forward_backward(images, labels, read)
                 if watch.ended(logits, labels):
                     break
                 trainee.update()
             else:
                 watch.end()
-        run.write_checkpoint(trainee.state())
+        save(run, trainee)
         outcome = trainee.detector.outcome(trainee.step)
+        if config.optim.warmup.name == "two_phase" and trainee.switch_step is None:
+            outcome = outcome.noting("the two-phase warm-up never ended: its threshold was not reached")
     finally:
         for sink in reversed(sinks):  # the outcome file comes last
             sink.close(outcome)
     return outcome
+
+
+def save(run: RunDirectory, trainee: Trainee) -> None:
+    """Write the checkpoint, once for all ranks."""
+    state = trainee.state()
+    if distributed.rank() == 0:
+        run.write_checkpoint(state)
 
 
 class Watch:
@@ -160,9 +253,14 @@ class Watch:
     def __init__(self, trainee: Trainee, data: Dataset, sinks: Sequence[Sink]) -> None:
         self.trainee, self.data, self.sinks = trainee, data, sinks
         self.probe_images = data.probe_set()
-        self.prepool = PrePool(trainee.model.pool, trainee.config.probes.dormant_below)  # type: ignore[arg-type]
+        self.prepool = PrePool(
+            trainee.model.pool,  # type: ignore[arg-type]
+            trainee.config.probes.dormant_below,
+            distributed.gather,
+        )
         self.histogram = any(sink.wants_histogram for sink in sinks)
         self.seconds = {"check": 0.0, "probe": 0.0}
+        self.known: UnitReading | None = None  # what a check at this step has read of the whole probe set
 
     def __enter__(self) -> Watch:
         self.prepool.__enter__()
@@ -179,31 +277,32 @@ class Watch:
         """Whether this step gives a row."""
         return step % self.trainee.config.probes.every == 0
 
-    def before(self, step: int) -> None:
-        """Prepare for the forward pass of `step`."""
+    def before(self, step: int) -> bool:
+        """Prepare for the forward pass of `step`; True when it will be read."""
+        self.known = None
         if self.check_is_due(step) or self.row_is_due(step):
             self.prepool.arm(self.histogram and self.row_is_due(step))
+            return True
+        return False
 
     def ended(self, logits: Tensor, labels: Tensor) -> bool:
         """Look at the step after its forward and backward pass; True when the run is over."""
-        step = self.trainee.step
+        trainee, step = self.trainee, self.trainee.step
         check, row = self.check_is_due(step), self.row_is_due(step)
         if not (check or row):
             return False
         hits = (logits.detach().argmax(dim=1) == labels).double().mean()
-        signs = [self.trainee.losses[step % len(self.trainee.losses)].double(), hits]
+        signs = torch.stack([trainee.losses[step % len(trainee.losses)].double(), hits, trainee.errors.double().mean()])
+        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        values = torch.cat([self.prepool.pending, distributed.mean(torch.cat([signs, state]))]).tolist()
+        readings, values = values[: len(BATCH_READINGS)], values[len(BATCH_READINGS) :]
+        loss, accuracy, error, parameter, *losses = values
+        batch = self.prepool.take(readings)
+        ended = check and self.check(parameter, losses, batch["prepool/inert_share_batch"])
         if check:
-            signs += [largest_parameter(self.trainee.model), *self.trainee.losses.double()]
-        values = torch.cat([self.prepool.pending, torch.stack(signs)]).tolist()
-        readings, (loss, accuracy) = values[: len(BATCH_READINGS)], values[len(BATCH_READINGS) :][:2]
-        ended = False
-        if check:
-            parameter, *losses = values[len(BATCH_READINGS) + 2 :]
-            ended = self.check(parameter, losses, self.prepool.take(readings)["prepool/inert_share_batch"])
+            trainee.end_first_phase(error)
         if row or ended:
-            self.write(
-                {"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **self.prepool.take(readings)}, ended
-            )
+            self.write({"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **batch}, ended)
         return ended
 
     def check(self, parameter: float, losses: list[float], inert_share: float) -> bool:
@@ -212,15 +311,22 @@ class Watch:
         trainee, detector = self.trainee, self.trainee.detector
         step, ring = trainee.step, len(losses)
         for past in range(max(0, step - ring + 1), step + 1):
-            if not is_finite(losses[past % ring]):
+            if not math.isfinite(losses[past % ring]):
                 detector.see_divergence(past)
                 return True
-        if not is_finite(parameter):
+        if not math.isfinite(parameter):
             detector.see_divergence(step)
             return True
         dead = inert = False
         if inert_share >= SCREEN:
-            dead, inert = self.prepool.all_gone(trainee.model, self.probe_images, trainee.config.data.batch_size)
+            with trainee.autocast():
+                reading = self.prepool.read_until_alive(
+                    trainee.model, self.probe_images, trainee.config.data.batch_size
+                )
+            self.known = reading
+            dead, inert = distributed.agreed(
+                (False, False) if reading is None else (bool(reading.dead.all()), bool(reading.inert.all()))
+            )
         detector.see(step, dead=dead, inert=inert)
         self.seconds["check"] += time.perf_counter() - started
         return detector.happened and trainee.config.train.stop_at_death
@@ -228,36 +334,46 @@ class Watch:
     def end(self) -> None:
         """The last check and row, after the last update, where no training batch is left to read."""
         trainee = self.trainee
+        self.known = None
         ring = len(trainee.losses)
-        parameter, *losses = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()]).tolist()
+        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        parameter, *losses = distributed.mean(state).tolist()
         losses[trainee.step % ring] = 0.0  # the ring's oldest loss; this step has none
         self.check(parameter, losses, inert_share=1.0)
         self.write(self.rates(), last=True)
 
     def rates(self) -> dict[str, float]:
-        """The coming update's learning rate, and the sum of those before."""
-        return {
-            "optim/lr": learning_rate(self.trainee.config.optim, self.trainee.step),
-            "optim/cumulative_lr": self.trainee.cumulative_lr,
-        }
+        """The coming update's learning rate, the sum of those before, and when a two-phase warm-up ended."""
+        rates = {"optim/lr": self.trainee.lr, "optim/cumulative_lr": self.trainee.cumulative_lr}
+        if self.trainee.switch_step is not None:
+            rates["optim/switch_step"] = self.trainee.switch_step
+        return rates
 
     def write(self, row: dict[str, Any], last: bool) -> None:
         """Give a row to the sinks, with the probe set and the held-out images where they are due."""
+        if not self.sinks:
+            return
         started = time.perf_counter()
-        trainee, config = self.trainee, self.trainee.config
-        if last or trainee.step % config.probes.probe_set_every == 0:
-            row |= self.prepool.read_set(trainee.model, self.probe_images, config.data.batch_size)
-            row |= held_out_reading(trainee.model, self.data.held_out, config.data.batch_size)
+        trainee, every = self.trainee, self.trainee.config.probes.probe_set_every
+        if last or (trainee.step > 0 and trainee.step % every == 0):
+            row |= self.read_sets("")
+            if trainee.average is not None:
+                with trainee.averaged():
+                    row |= self.read_sets("_averaged")
         histogram = self.prepool.histogram() if self.histogram and "train/loss" in row else None
         self.seconds["probe"] += time.perf_counter() - started
         row |= {"time/elapsed": trainee.seconds, **{f"time/{name}": value for name, value in self.seconds.items()}}
         for sink in self.sinks:
             sink.row(trainee.step, row, histogram)
 
-
-def is_finite(value: float) -> bool:
-    """Neither NaN nor infinite."""
-    return abs(value) < float("inf")
+    def read_sets(self, suffix: str) -> dict[str, float]:
+        """Readings of the probe set and the held-out images, their names ended by which parameters were read."""
+        model, size = self.trainee.model, self.trainee.config.data.batch_size
+        known = None if suffix else self.known
+        with self.trainee.autocast():
+            row = self.prepool.read_set(model, self.probe_images, size, known)
+            row |= held_out_reading(model, self.data.held_out)
+        return {name + suffix: value for name, value in row.items()}
 
 
 @torch.no_grad()
@@ -266,7 +382,7 @@ def largest_parameter(model: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(list(model.parameters()), ord=float("inf"))).max().double()
 
 
-def held_out_reading(model: nn.Module, part: Images, batch_size: int) -> dict[str, float]:
+def held_out_reading(model: nn.Module, part: Images, batch_size: int = PROBE_SET) -> dict[str, float]:
     """Mean loss and accuracy on held-out images, with eval-mode batch-norm."""
     loss = torch.zeros((), dtype=torch.float64, device=part.labels.device)
     hits = torch.zeros_like(loss)

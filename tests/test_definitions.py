@@ -103,12 +103,12 @@ def test_units_killed_by_hand_are_counted_exactly(killed: int) -> None:
         norm.bias[:killed] = -1
     with PrePool(net.pool) as prepool:
         row = prepool.read_set(net, torch.randn(20, 3, 6, 6), batch_size=8)
-        gone = prepool.all_gone(net, torch.randn(20, 3, 6, 6), batch_size=8)
+        gone = prepool.read_until_alive(net, torch.randn(20, 3, 6, 6), batch_size=8)
     for suffix in ("probe", "probe_eval"):
         assert row[f"prepool/dead_units_{suffix}"] == killed
         assert row[f"prepool/dead_share_{suffix}"] == killed / 8
         assert row[f"prepool/inert_units_{suffix}"] == killed
-    assert gone == (killed == 8, killed == 8)
+    assert (gone is not None and bool(gone.dead.all())) == (killed == 8)
 
 
 def test_train_and_eval_statistics_are_read_apart() -> None:

@@ -1,25 +1,18 @@
-"""Optimizers and learning-rate schedules. Names that need torch are imported when first used."""
+"""Optimizers, learning-rate schedules and parameter averaging."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.optim.schedules import learning_rate
-
 if TYPE_CHECKING:
-    from harness.optim.build import build_optimizer
     from harness.optim.rmsprop_tf import RMSPropTF
 
-__all__ = ["RMSPropTF", "build_optimizer", "learning_rate"]
+__all__ = ["RMSPropTF"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RMSPropTF":
+    if name == "RMSPropTF":  # imported when asked for: it needs torch, and the schedules do not
         from harness.optim.rmsprop_tf import RMSPropTF
 
         return RMSPropTF
-    if name == "build_optimizer":
-        from harness.optim.build import build_optimizer
-
-        return build_optimizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from harness.config import OptimConfig
+import math
+from dataclasses import dataclass
+
+from harness.config import OptimConfig, ScheduleConfig, WarmupConfig
 
 
-def learning_rate(optim: OptimConfig, step: int) -> float:
+@dataclass(frozen=True)
+class Length:
+    """A training's length: updates in all, and updates in an epoch."""
+
+    steps: int
+    steps_per_epoch: int
+
+
+def learning_rate(optim: OptimConfig, step: int, length: Length, switch_step: int | None = None) -> float:
     """The learning rate of update number `step`, counted from 0.
 
-    The warm-up replaces the schedule's first steps and does not shift the rest. The exponential schedule is the
-    paper's staircase, lr * rate ** floor(step / every) (section 4 of 1602.07261).
+    `switch_step` is the step at which a two_phase warm-up ended, None while it has not. With `warmup.shift` the
+    schedule starts when the warm-up ends; else the warm-up covers its first steps and shifts nothing.
     """
-    if optim.warmup.steps is not None and optim.warmup.lr is not None and step < optim.warmup.steps:
-        return optim.warmup.lr
-    schedule = optim.schedule
-    if schedule.rate is not None and schedule.every is not None:
-        return optim.lr * schedule.rate ** (step // schedule.every)
-    return optim.lr
+    warmup = optim.warmup
+    end = warmup_end(warmup, switch_step)
+    start = (end or 0) if warmup.shift else 0
+    if end is None or step < end:
+        assert warmup.lr is not None
+        if warmup.name == "gradual":
+            assert end is not None
+            full = optim.lr * schedule_factor(optim.schedule, max(0, step - start), length, start)
+            return warmup.lr + (full - warmup.lr) * step / end
+        return warmup.lr
+    return optim.lr * schedule_factor(optim.schedule, step - start, length, start)
+
+
+def warmup_end(warmup: WarmupConfig, switch_step: int | None) -> int | None:
+    """The first step after the warm-up; None for a two_phase one that has not ended."""
+    if warmup.name == "two_phase":
+        return switch_step
+    return warmup.steps or 0
+
+
+def schedule_factor(schedule: ScheduleConfig, step: int, length: Length, start: int = 0) -> float:
+    """Factor on the learning rate `step` steps into a schedule that began at training step `start`, in [0, 1].
+
+    exponential: rate ** floor(step / every), the staircase of 1602.07261, section 4. cosine: 1 to 0 at the last step.
+    """
+    if schedule.name == "exponential":
+        assert schedule.rate is not None and schedule.every is not None
+        stair = schedule.every * (length.steps_per_epoch if schedule.unit == "epochs" else 1)
+        return float(schedule.rate ** (step // stair))
+    if schedule.name == "cosine":
+        return (1 + math.cos(math.pi * min(1.0, step / max(1, length.steps - start)))) / 2
+    return 1.0

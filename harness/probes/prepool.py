@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ BATCH_READINGS = (
     "rms",
 )
 HISTOGRAM_BINS = 64
+EVAL_BATCH = 64
 
 
 class PrePool:
@@ -31,8 +32,15 @@ class PrePool:
     Nothing is computed in a forward pass unless `arm` was called before it; readings stay on the device until `take`.
     """
 
-    def __init__(self, pool: nn.Module, dormant_below: float = definitions.DORMANT_BELOW) -> None:
+    def __init__(
+        self,
+        pool: nn.Module,
+        dormant_below: float = definitions.DORMANT_BELOW,
+        gather: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        """`gather` brings together the activations of all ranks of a data-parallel run, (N, ...) each."""
         self._pool = pool
+        self._gather = gather
         self._dormant_below = dormant_below
         self._armed = False
         self._with_histogram = False
@@ -61,6 +69,7 @@ class PrePool:
         if not self._armed:
             return
         self._armed = False
+        x = self._gather(x.detach())
         self._units = x.shape[1]
         values = (
             definitions.zero_fraction(x),
@@ -107,11 +116,20 @@ class PrePool:
         high = float(top) or 1.0
         return counts.tolist(), [high * i / HISTOGRAM_BINS for i in range(HISTOGRAM_BINS + 1)]
 
-    def read_set(self, model: nn.Module, images: Tensor, batch_size: int) -> dict[str, int | float]:
-        """Dead and inert units on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm."""
+    def read_set(
+        self, model: nn.Module, images: Tensor, batch_size: int, known: definitions.UnitReading | None = None
+    ) -> dict[str, int | float]:
+        """Dead and inert units on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm.
+
+        `known` is a train-mode reading of the same set and parameters that was made before. Eval-mode statistics do not
+        depend on the batch, so that reading takes larger batches.
+        """
         row: dict[str, int | float] = {}
         for suffix, training in (("probe", True), ("probe_eval", False)):
-            reading = self._read_units(model, images, batch_size, training)
+            if training:
+                reading = known or self._read_units(model, images, batch_size, training)
+            else:
+                reading = self._read_units(model, images, max(batch_size, EVAL_BATCH), training)
             counts = torch.stack([reading.dead.sum(), reading.inert.sum()]).tolist()
             units = reading.dead.numel()
             for name, count in zip(("dead", "inert"), counts, strict=True):
@@ -119,14 +137,13 @@ class PrePool:
                 row[f"prepool/{name}_share_{suffix}"] = count / units
         return row
 
-    def all_gone(self, model: nn.Module, images: Tensor, batch_size: int) -> tuple[bool, bool]:
-        """Whether every unit is dead, and whether every one is inert, on a fixed set, in train-mode batch-norm.
+    def read_until_alive(self, model: nn.Module, images: Tensor, batch_size: int) -> definitions.UnitReading | None:
+        """The train-mode reading of a fixed set on which every unit is inert; None as soon as a unit is not.
 
-        Stops at the first batch that shows a unit which is neither, since no later batch can change the answer.
+        No later batch can make that unit inert, and a unit that is not inert is not dead.
         """
         reading = self._read_units(model, images, batch_size, training=True, stop_when_alive=True)
-        dead, inert = torch.stack([reading.dead.all(), reading.inert.all()]).tolist()
-        return dead, inert
+        return reading if bool(reading.inert.all()) else None
 
     def _read_units(
         self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
