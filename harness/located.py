@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,16 @@ class Document:
 
 
 def parse(text: str, name: str) -> Document:
-    """Parse YAML text whose top level is a mapping.
+    """Parse YAML text whose top level is a mapping; JSON where the name ends in .json.
 
     Raises InputError for text that is empty, not YAML, not a mapping at the top, or has a key twice.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        # a W&B agent writes 1e-05, a number in JSON and a text in PyYAML's YAML
+        data = json.loads(text) if name.endswith(".json") and text.strip() else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise InputError([f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}"]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else f"{name}:1:1"

@@ -55,6 +55,7 @@ def finished(out: Path) -> list[RunDirectory]:
         (["run", "seed=no"], "command line: seed: found no, which YAML reads as false"),
         (["run", "run.yaml", "model.width=0"], "command line: model.width: found 0; expected greater than 0"),
         (["run", "run.yaml"], "run.yaml:2:3: model.width: found 'wide'"),
+        (["run", "run.json"], "run.json:1:2: not JSON: Expecting property name"),
         (["run", "seed=1", "run.yaml"], "run.yaml: the configuration file comes before key=value"),
         (["run", "compute.device=cuda"], "compute.device: cuda, but torch finds no GPU here"),
         (["status", "nowhere"], "nowhere: no such folder"),
@@ -75,6 +76,7 @@ def test_bad_input(
     Path("good.yaml").write_text("method: grid\nparameters:\n  seed: {value: 1}\n")
     Path("gpu.yaml").write_text("method: grid\nparameters:\n  compute: {parameters: {device: {value: cuda}}}\n")
     Path("run.yaml").write_text("model:\n  width: wide\n")
+    Path("run.json").write_text("{model: 1}")
     before = sorted(tmp_path.rglob("*"))
     assert main(arguments) == 2
     found = capsys.readouterr().err.strip()
@@ -135,6 +137,14 @@ def test_one_run(tmp_path: Path) -> None:
     assert json.loads(harness("status", tmp_path, "--json").stdout)["outcomes"] == {"survived": 1}
 
 
+def test_json_numbers_are_numbers(tmp_path: Path) -> None:
+    from harness.sweep.single import resolve
+
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"optim": {"lr": 1e-05}}))
+    assert resolve([str(file)]).optim.lr == 1e-5
+
+
 def agent_environment(folder: Path) -> dict[str, str]:
     parameters = folder / "wandb" / "sweep-s1" / "config-r1.yaml"
     parameters.parent.mkdir(parents=True)
@@ -144,7 +154,8 @@ def agent_environment(folder: Path) -> dict[str, str]:
 
 
 def test_a_run_started_as_a_wandb_agent_starts_one(tmp_path: Path) -> None:
-    arguments = {"model": {"width": 0.03125, "repeats": [1, 1, 1]}, "train": {"steps": 6}, "seed": 3}
+    arguments: dict[str, object] = {"model": {"width": 0.03125, "repeats": [1, 1, 1]}, "train": {"steps": 6}, "seed": 3}
+    arguments["optim"] = {"lr": 1e-5}  # which json writes as 1e-05
     arguments["data"] = {"name": "synthetic", "num_images": 64, "image_size": 16, "batch_size": 8}
     file = tmp_path / "args.json"
     file.write_text(json.dumps(arguments))
@@ -152,7 +163,7 @@ def test_a_run_started_as_a_wandb_agent_starts_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "wandb failed" not in done.stderr
     (run,) = finished(tmp_path / "out")
-    assert run.config().seed == 3
+    assert (run.config().seed, run.config().optim.lr) == (3, 1e-5)
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*-r1")
     assert list(folder.glob("*.wandb"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from harness.store import RunDirectory
-from harness.sweep.work import Report, Task, failed, work
+from harness.sweep.work import Report, Task, Terminated, failed, work
 
 EXECUTORS = ("inline", "local")
 BUSY_PAUSE = 1.0
@@ -163,7 +163,7 @@ def interruptible() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C, so that a scheduler's polite end stops the workers too."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from harness import store
+from harness import distributed, store
 from harness.config import RunConfig
 from harness.located import Document, InputError, Loc, explain, parse, read
 from harness.outcome import Outcome
@@ -117,9 +118,17 @@ class _Show:
 
 
 def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: str, console: Console) -> bool:
-    """Do the run that the command line gives, in `out`; True when it failed. Raises InputError."""
+    """Do the run that the command line gives, in `out`; True when it failed. Raises InputError.
+
+    Under torchrun this process is one of the ranks of the run; rank 0 shows and writes.
+    """
     config = resolve(settings)
     check_device([config])
+    if config.data.batch_size % distributed.world_size():
+        raise InputError(
+            [f"data.batch_size: {config.data.batch_size} is not a multiple of the {distributed.world_size()} processes"]
+        )
+    leads = distributed.rank() == 0
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,15 +137,30 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     options = None
     if wandb != "disabled":
         options = WandbOptions(wandb, out, WANDB_PROJECT, config.model.name, (config.model.name, config.data.name))
-    console.print(f"run {run.run_id} in {run.path}")
+    if leads:
+        console.print(f"run {run.run_id} in {run.path}")
 
     def show() -> Sequence[Sink]:
         return [_Show(config, console)]
 
-    with interruptible():
+    with interruptible(), _ranks(config):
         report = work(Task(config, run.path, command, options), show)
-    write_index(out)
-    return _tell(report, console)
+    if leads:
+        write_index(out)
+        return _tell(report, console)
+    return report.state == "failed"
+
+
+@contextmanager
+def _ranks(config: RunConfig) -> Iterator[None]:
+    """Join the other ranks, if there are any."""
+    if distributed.world_size() == 1:
+        yield
+        return
+    from harness.train import pick_device
+
+    with distributed.joined(pick_device(config.compute.device)):
+        yield
 
 
 def _tell(report: Report, console: Console) -> bool:

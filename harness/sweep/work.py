@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness import distributed
 from harness.config import RunConfig
 from harness.outcome import Outcome
 from harness.store import Claimed, Damaged, RunDirectory
@@ -41,26 +42,38 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the end that a scheduler or a launcher asks for."""
+
+
 def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> Report:
-    """Do a run, or find it done. Exceptions of the run end up in its folder, not here."""
+    """Do a run, or find it done. Exceptions of the run end up in its folder, not here.
+
+    Under torchrun every rank calls this; rank 0 claims the run and says whether there is anything to train.
+    """
     run = RunDirectory(task.folder)
     notes: list[str] = []
     try:
+        if distributed.rank() > 0:
+            return _follow(task, run)
         with run.claim():
             try:
                 run.verify()
+                if run.state() != "finished":
+                    run.checkpoint()
             except Damaged as damage:
-                notes.append(_set_aside(run, damage))
-            if run.state() == "finished":
-                return Report(run.run_id, "finished", outcome=run.outcome()[0], notes=tuple(notes))
-            try:
-                outcome = _train(task, run, extra_sinks)
-            except Damaged as damage:  # its checkpoint
-                notes.append(_set_aside(run, damage))
-                outcome = _train(task, run, extra_sinks)
-            return Report(run.run_id, "finished", outcome=outcome, notes=tuple(notes))
+                notes.append(f"{damage}; set aside in {run.set_aside().name}/, and the run is repeated")
+            if run.state() != "finished":
+                return Report(run.run_id, "finished", outcome=_train(task, run, extra_sinks), notes=tuple(notes))
+            distributed.agreed(False)
+            return Report(run.run_id, "finished", outcome=run.outcome()[0], notes=tuple(notes))
     except Claimed as claimed:
+        distributed.agreed(False)
         return Report(run.run_id, "busy", str(claimed))
+    except Terminated:
+        if distributed.world_size() > 1:  # torchrun ends every rank when one of them ended
+            failed(run, RuntimeError("torchrun ended the ranks, as it does when one of them has died"))
+        raise
     except Exception as error:
         return failed(run, error, notes)
 
@@ -68,6 +81,8 @@ def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> 
 def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -> Report:
     """Record a failure in the run's folder, as far as the disk allows, and report it."""
     reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    if distributed.world_size() > 1:
+        reason = f"rank {distributed.rank()}: {reason}"
     try:
         run.fail(reason, "".join(traceback.format_exception(error)))
     except OSError as problem:
@@ -75,8 +90,13 @@ def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -
     return Report(run.run_id, "failed", reason, notes=tuple(notes))
 
 
-def _set_aside(run: RunDirectory, damage: Damaged) -> str:
-    return f"{damage}; set aside in {run.set_aside().name}/, and the run is repeated"
+def _follow(task: Task, run: RunDirectory) -> Report:
+    """What the ranks above 0 do: train when rank 0 says so, and write nothing."""
+    from harness.train import train
+
+    if not distributed.agreed(None):
+        return Report(run.run_id, "finished")
+    return Report(run.run_id, "finished", outcome=train(task.config, run))
 
 
 def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sink]]) -> Outcome:
@@ -92,6 +112,8 @@ def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sin
 
         name = torch.cuda.get_device_name(device)
     run.write_config(task.config, provenance(f"{device.type}: {name}", task.command))
+
+    distributed.agreed(True)
 
     def mirrors() -> list[Sink]:
         wandb = [] if task.wandb is None else [WandbSink(task.config, run, task.wandb)]

@@ -1,0 +1,151 @@
+"""Data-parallel runs: two gloo processes on the CPU, started by torch's own launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from harness import store
+from harness.config import RunConfig
+from harness.store import Row, RunDirectory
+from tests.runs import timeless, tiny
+from tests.test_train import run_in
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+
+
+def launch(folder: Path, config: RunConfig, **options: Any) -> "subprocess.Popen[str]":
+    file = folder / "config.json"
+    file.write_text(json.dumps(config.model_dump(mode="json", exclude_none=True)))
+    command = [
+        *TORCHRUN,
+        "--master-port",
+        str(free_port()),
+        "-m",
+        "harness",
+        "run",
+        str(file),
+        "--out",
+        str(folder / "out"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.Popen(
+        [*command, "--wandb", "disabled"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def finished_run(folder: Path, config: RunConfig) -> RunDirectory:
+    process = launch(folder, config)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    (run,) = store.runs(folder / "out")
+    assert run.state() == "finished"
+    return run
+
+
+def losses(rows: list[Row]) -> list[float]:
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+NO_NORM = {"batch_norm": "none", "dropout_keep": 1.0}
+
+
+@pytest.mark.slow
+def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Path) -> None:
+    config = tiny(model=NO_NORM, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 8})
+    one = run_in(tmp_path, config)
+    two = finished_run(tmp_path, config)
+    assert losses(two.rows()) == pytest.approx(losses(one[1]), rel=1e-4)
+    rows, single = timeless(two.rows()), one[1]
+    for name in ("prepool/dead_units_batch", "prepool/dead_units_probe", "prepool/dormant_units_batch"):
+        assert [row.get(name) for row in rows] == [row.get(name) for row in single], name
+    for name in ("prepool/rms", "prepool/zero_fraction", "train/accuracy"):
+        assert [row[name] for row in rows[:-1]] == pytest.approx([row[name] for row in single[:-1]], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> None:
+    from harness.data.dataset import BatchOrder, load_dataset
+    from harness.train import Trainee
+
+    config = tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6})
+    two = finished_run(tmp_path, config)
+    data = load_dataset(config.data, torch.device("cpu"))
+    trainee = Trainee.new(config, data, torch.device("cpu"))
+    order = BatchOrder(len(data.train), 8, config.seed, torch.device("cpu"))
+    expected = []
+    for step in range(6):
+        gradients: list[torch.Tensor] = []
+        loss = 0.0
+        for half in order[step].chunk(2):
+            trainee.forward_backward(*data.train[half])
+            loss += trainee.losses[step % len(trainee.losses)].item() / 2
+            found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trainee.model.parameters()]
+            gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else found
+        for parameter, gradient in zip(trainee.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient / 2
+        trainee.update()
+        expected.append(loss)
+    assert losses(two.rows()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_death_is_decided_on_all_ranks_alike_and_all_stop_together(tmp_path: Path) -> None:
+    config = tiny(
+        model={"residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0},
+        optim={"lr": 5.0},
+        train={"steps": 300, "check_every": 5},
+    )
+    run = finished_run(tmp_path, config)
+    outcome, _ = run.outcome()
+    assert outcome.outcome == "died" and outcome.last_step < 300
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_them_all_and_the_run_is_failed(tmp_path: Path) -> None:
+    config = tiny(train={"steps": 100_000}, optim={"lr": 1e-6})
+    process = launch(tmp_path, config)
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+        ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
+        ranks["1"].send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    (run,) = store.runs(tmp_path / "out")
+    assert run.state() == "failed"
+    assert "rank" in (run.failure() or "")
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
+    process = launch(tmp_path, tiny(data={"batch_size": 9}))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "data.batch_size: 9 is not a multiple of the 2 processes" in errors
+    assert not (tmp_path / "out").exists()
