@@ -41,6 +41,13 @@ def test_a_section_can_be_given_whole() -> None:
     assert (config.optim.lr, config.optim.name) == (0.5, "sgd")
 
 
+def test_sections_given_whole_differ_in_their_fields() -> None:
+    sweep = grid("  optim: {values: [{lr: 0.5}, {lr: 0.1, warmup: {name: constant, lr: 1.0e-5, steps: 9}}]}\n")
+    assert sweep.varied == (
+        "optim.lr", "optim.warmup.name", "optim.warmup.lr", "optim.warmup.steps", "optim.warmup.shift",
+    )  # fmt: skip
+
+
 def test_discrete_ranges_are_listed_by_a_grid() -> None:
     sweep = grid(
         "  seed: {min: 3, max: 5}\n  optim:\n    parameters:\n      lr: {distribution: q_uniform, min: 0.1, max: 0.3, q: 0.1}\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from harness.config import RunConfig
 from harness.located import Document, InputError, Loc, explain, parse, suggestion
@@ -96,10 +96,9 @@ def expand(text: str, name: str) -> Sweep:
             configs.setdefault(config.run_id, config)
     if problems:
         raise InputError(problems)
+    fields = [field for parameter in parameters for field in _leaves(parameter.path, next(iter(configs.values())))]
     varied = tuple(
-        ".".join(parameter.path)
-        for parameter in parameters
-        if len({repr(_get(config, parameter.path)) for config in configs.values()}) > 1
+        field for field in fields if len({repr(get_field(config, field)) for config in configs.values()}) > 1
     )
     data = document.data
     return Sweep(
@@ -109,7 +108,25 @@ def expand(text: str, name: str) -> Sweep:
 
 def cell(config: RunConfig, varied: tuple[str, ...]) -> dict[str, Any]:
     """The values of the fields in which the runs of a sweep differ, seed apart: a cell of its grid."""
-    return {field: _get(config, tuple(field.split("."))) for field in varied if field != "seed"}
+    return {field: get_field(config, field) for field in varied if field != "seed"}
+
+
+def get_field(config: RunConfig, field: str) -> Any:
+    """The value of a field by its dotted name."""
+    value: Any = config
+    for part in field.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _leaves(path: tuple[str, ...], config: RunConfig) -> Iterator[str]:
+    """Dotted names of the fields at a path: itself, or those of the section that it names."""
+    value = get_field(config, ".".join(path))
+    if not isinstance(value, BaseModel):
+        yield ".".join(path)
+        return
+    for name in type(value).model_fields:
+        yield from _leaves((*path, name), config)
 
 
 class _Reader:
@@ -275,13 +292,6 @@ def _nested(draw: _Draw) -> dict[str, Any]:
             section = section.setdefault(part, {})
         section[parameter.path[-1]] = value
     return config
-
-
-def _get(config: RunConfig, path: tuple[str, ...]) -> Any:
-    value: Any = config
-    for part in path:
-        value = getattr(value, part)
-    return value
 
 
 def _located(error: ValidationError, draw: _Draw, document: Document) -> Iterator[str]:

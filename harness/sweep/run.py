@@ -18,7 +18,7 @@ from harness.sinks import WandbMode, WandbOptions
 from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
 from harness.sweep.executors import inline, interruptible, local, visible_gpus, worker_slots
-from harness.sweep.expand import Sweep, cell, expand
+from harness.sweep.expand import Sweep, cell, expand, get_field
 from harness.sweep.work import Report, Task
 
 ExecutorName = Literal["inline", "local"]
@@ -188,23 +188,13 @@ def dry_run(sweep: Sweep) -> Table:
     for heading in (*(field.split(".")[-1] for field in fields), "seed", "trains"):
         table.add_column(heading)
     for config in sweep.configs:
-        values = [show(_value(config, field)) for field in fields]
+        values = [show(get_field(config, field)) for field in fields]
         repeats = show(config.model.repeats) if config.model.repeats else ""
-        trains = (
-            f"{config.model.name} {repeats} on {config.data.name} {config.data.image_size}x{config.data.image_size}"
-        )
-        trains += (
-            f", batch {config.data.batch_size}, {config.optim.name} lr {config.optim.lr:g}, {config.train.steps} steps"
-        )
+        length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
+        images = f"{config.data.name} {config.data.image_size}x{config.data.image_size}, batch {config.data.batch_size}"
+        trains = f"{config.model.name} {repeats} on {images}, {config.optim.name} lr {config.optim.lr:g}, {length}"
         table.add_row(config.run_id, *values, str(config.seed), trains)
     return table
-
-
-def _value(config: RunConfig, field: str) -> object:
-    value: object = config
-    for part in field.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def failure_table(failed: Sequence[Report]) -> Table:
