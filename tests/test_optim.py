@@ -139,6 +139,10 @@ STAIRS = {"name": "exponential", "rate": 0.5, "every": 2, "unit": "steps"}
         ),
         # Goyal et al.: lr(t) = h + (k*h - h) * t / n for t < n
         ({"lr": 0.8, "warmup": {"name": "gradual", "lr": 0.1, "steps": 4}}, [0.1, 0.275, 0.45, 0.625, 0.8, 0.8]),
+        (
+            {"lr": 0.8, "warmup": {"name": "gradual", "lr": 0.1, "steps": 4}, "schedule": STAIRS},
+            [0.1, 0.275, 0.45, 0.625, 0.2, 0.2],
+        ),
     ],
 )
 def test_schedules_and_warmups_combine(optim: dict[str, object], expected: list[float]) -> None:

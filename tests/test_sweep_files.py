@@ -50,7 +50,7 @@ def test_sections_given_whole_differ_in_their_fields() -> None:
 
 def test_discrete_ranges_are_listed_by_a_grid() -> None:
     sweep = grid(
-        "  seed: {min: 3, max: 5}\n  optim:\n    parameters:\n      lr: {distribution: q_uniform, min: 0.1, max: 0.3, q: 0.1}\n"
+        "  seed: {min: 3, max: 5}\n  optim:\n    parameters:\n      lr: {distribution: q_uniform, min: 0.1, max: 0.4, q: 0.1}\n"
     )
     assert [config.seed for config in sweep.configs] == [3, 3, 3, 4, 4, 4, 5, 5, 5]
     assert [config.optim.lr for config in sweep.configs[:3]] == [0.1, 0.2, 0.3]

@@ -29,8 +29,7 @@ def learning_rate(optim: OptimConfig, step: int, length: Length, switch_step: in
         assert warmup.lr is not None
         if warmup.name == "gradual":
             assert end is not None
-            full = optim.lr * schedule_factor(optim.schedule, max(0, step - start), length, start)
-            return warmup.lr + (full - warmup.lr) * step / end
+            return warmup.lr + (optim.lr - warmup.lr) * step / end
         return warmup.lr
     return optim.lr * schedule_factor(optim.schedule, step - start, length, start)
 

@@ -87,8 +87,8 @@ DISCRETE_RANGES = ("int_uniform", "q_uniform")
 
 
 def listed(name: str, settings: Settings) -> list[Any]:
-    """Every value of a discrete range, in order."""
+    """Every value of a discrete range, in order; as W&B's own grid, q_uniform leaves its `max` out."""
     if name == "int_uniform":
         return list(range(settings["min"], settings["max"] + 1))
-    count = math.floor((settings["max"] - settings["min"]) / settings["q"] + 1e-9) + 1
+    count = math.ceil((settings["max"] - settings["min"]) / settings["q"] - 1e-9)
     return [float(f"{settings['min'] + i * settings['q']:.10g}") for i in range(count)]

@@ -185,7 +185,7 @@ def dry_run(sweep: Sweep) -> Table:
     fields = [field for field in sweep.varied if field != "seed"]
     table = Table(box=None)
     table.add_column("run", no_wrap=True)
-    for heading in (*(field.split(".")[-1] for field in fields), "seed", "trains"):
+    for heading in (*(field.split(".", 1)[-1] for field in fields), "seed", "trains"):
         table.add_column(heading)
     for config in sweep.configs:
         values = [show(get_field(config, field)) for field in fields]

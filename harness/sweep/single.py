@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from harness import distributed, store
 from harness.config import RunConfig
 from harness.located import Document, InputError, Loc, explain, parse, read
+from harness.data.check import count_training_images
+from harness.optim.schedules import Length, learning_rate
 from harness.outcome import Outcome
 from harness.sinks import Histogram, Sink, WandbMode, WandbOptions
 from harness.sweep.executors import interruptible
@@ -85,6 +87,27 @@ def _set(data: dict[str, Any], path: tuple[str, ...], value: Any, problems: list
             problems.append(f"command line: {key}: {part} is not a section")
             return
     data[path[-1]] = value
+
+
+def schedule(config: RunConfig) -> tuple[list[float], str]:
+    """The learning rate of every update of a run, and the schedule in words.
+
+    A two-phase warm-up is drawn as ending at the first check that could end it; when it will is not known beforehand.
+    """
+    optim, data = config.optim, config.data
+    steps_per_epoch = count_training_images(data) // data.batch_size
+    length = Length(config.train.steps or (config.train.epochs or 0) * steps_per_epoch, steps_per_epoch)
+    words = f"{optim.name}, lr {optim.lr:g}, schedule {optim.schedule.name}"
+    if optim.schedule.name == "exponential":
+        words += f" (times {optim.schedule.rate:g} every {optim.schedule.every} {optim.schedule.unit})"
+    switch_step = optim.warmup.window
+    if optim.warmup.name != "none":
+        words += f", warm-up {optim.warmup.name} from {optim.warmup.lr:g}"
+        words += f" for {optim.warmup.steps} steps" if optim.warmup.steps else ""
+    if optim.warmup.name == "two_phase":
+        words += f", which ends when the training error falls below {optim.warmup.threshold:g}: drawn at its earliest"
+    words += f"; {steps_per_epoch} steps an epoch"
+    return [learning_rate(optim, step, length, switch_step) for step in range(length.steps)], words
 
 
 class _Show:
