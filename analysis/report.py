@@ -40,6 +40,7 @@ def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Pat
         *_head(folder, runs),
         *(_figure(name, figure, files[f"{name}.svg"]) for name, figure in drawn.items()),
         *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
+        *_evaluations(folder, runs),
         page.section("Runs", _runs_table(runs), long=True),
         page.section("Provenance", *_provenance(folder, runs), long=True),
         page.paragraph(f"Written by harness report on {time.strftime('%Y-%m-%d at %H:%M:%S %Z')}.", muted=True),
@@ -101,6 +102,26 @@ def _troubles(runs: pd.DataFrame, damaged: list[str]) -> Iterator[str]:
     if damaged:
         lines = ([page.cell(message, "text")] for message in damaged)
         yield page.section(f"Damaged: {style.count(len(damaged), 'run')}, left out", page.table([("", "")], lines))
+
+
+def _evaluations(folder: Path, runs: pd.DataFrame) -> Iterator[str]:
+    """What `harness evaluate` found, each above the paper's rows for its protocol."""
+    lines = []
+    for run_id in runs.loc[runs["state"] == "finished", "run_id"]:
+        for found in store.RunDirectory(folder / "runs" / run_id).evaluations():
+            ours = [f"{100 * found[f'{k}_error']:.2f} [{100 * found[f'{k}_low']:.2f}, {100 * found[f'{k}_high']:.2f}]"
+                    for k in ("top1", "top5")]  # fmt: skip
+            name = f"{' + '.join(found['networks'])} ({run_id}, {found['weights'][0]} weights, {found['dataset']})"
+            lines.append([name, found["protocol"], f"{found['images']:,}", *ours])
+            for row in found["paper"]:
+                theirs = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("top1", "top5")]
+                lines.append([f"{row['network']} (paper, table {row['table']})", row["protocol"], "", *theirs])
+    if lines:
+        head = [("network", ""), ("protocol", ""), ("images", "number")]
+        head += [("top-1 error %", "number"), ("top-5 error %", "number")]
+        cells = ([page.cell(text, kind) for text, (_, kind) in zip(line, head, strict=True)] for line in lines)
+        note = "Intervals are Wilson's, 95 %. The paper's figures are for ImageNet's validation images."
+        yield page.section("Evaluations", page.table(head, cells), page.paragraph(note, muted=True), long=True)
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:

@@ -116,14 +116,14 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     """The training loop with nothing in it that is not training."""
     import torch
 
-    from harness.data.dataset import BatchOrder, load_dataset
+    from harness.data.dataset import load_dataset
     from harness.train import Trainee, pick_device
 
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)
     trainee = Trainee.new(config, data, device)
-    order = BatchOrder(len(data.train), config.data.batch_size, config.seed, device)
-    for step in range(steps):
-        trainee.forward_backward(*data.train[order[step]])
-        trainee.update()
+    with data.batches(config.seed) as batches:
+        for _ in range(steps):
+            trainee.forward_backward(*next(batches))
+            trainee.update()

@@ -102,6 +102,29 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep")
     bench.add_argument("--workers", type=_count, default=2, metavar="N", help="worker processes (default: %(default)s)")
 
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "measure top-1 and top-5 error on held-out images",
+        "harness evaluate out/run/runs/RUN_ID --protocol ten_crop",
+    )
+    evaluate.add_argument("source", type=Path, metavar="RUN_DIR|WEIGHTS", help="a run's folder, or a file of weights")
+    evaluate.add_argument("settings", nargs="*", metavar="CONFIG.yaml|key=value", help="what a file of weights is for")
+    evaluate.add_argument("--protocol", default="single", help="views of each image (default: %(default)s)")
+    evaluate.add_argument("--ensemble", type=Path, nargs="+", default=[], metavar="DIR", help="average with these")
+    evaluate.add_argument("--weights", choices=("averaged", "current"), default="averaged", help="of a run")
+    evaluate.add_argument("--root", metavar="DIR", help="folder of the images, if it has moved")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    evaluate.add_argument("--batch-size", type=_count, default=32, metavar="N", help="views at a time")
+
+    schedule = command(
+        "schedule", _schedule, "draw the learning rate of a run", "harness schedule optim.schedule.name=cosine"
+    )
+    schedule.add_argument("settings", nargs="*", metavar="CONFIG.yaml|key=value", help="as for run")
+    schedule.add_argument(
+        "--out", type=Path, default=Path("schedule.png"), metavar="FILE", help=".png or .svg (default: %(default)s)"
+    )
+
     command("schema", _schema, "print the JSON schema of a run", "harness schema > run.schema.json")
     return parser
 
@@ -190,6 +213,44 @@ def _bench(options: argparse.Namespace) -> int:
 
     read_sweep(options.file)
     print(measure_overhead(options.file, options.workers))
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from harness.evaluation.protocols import PROTOCOLS
+    from harness.located import suggestion
+    from harness.sweep.single import resolve
+
+    if options.protocol not in PROTOCOLS:
+        raise InputError([f"--protocol: {options.protocol!r} is unknown{suggestion(options.protocol, PROTOCOLS)}"])
+    from harness.evaluation.command import run_evaluation
+    from harness.train import pick_device
+
+    run_evaluation(
+        [options.source, *options.ensemble],
+        options.protocol,
+        pick_device(options.device),
+        console,
+        weights=options.weights,
+        settings=resolve(options.settings) if options.settings else None,
+        root=options.root,
+        batch_size=options.batch_size,
+    )
+    return DONE
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    from analysis import style
+    from analysis.schedule import schedule_figure
+    from harness.store import write_atomically
+    from harness.sweep.single import resolve, schedule
+
+    kind = options.out.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise InputError([f"--out: {options.out}: allowed: .png, .svg"])
+    rates, words = schedule(resolve(options.settings))
+    write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
+    console.print(f"{words}\n{options.out}")
     return DONE
 
 

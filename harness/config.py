@@ -117,20 +117,47 @@ class ModelConfig(_Strict):
 
 
 class DataConfig(_Strict):
-    """The images. They are normalised with the training part's mean and standard deviation."""
+    """The images. They are normalised with the training part's mean and standard deviation (cifar10, cifar100: of each
+    channel); those of an imagefolder are scaled to [-1, 1]."""
 
-    name: Literal["digits", "synthetic"] = "digits"
-    """`digits`: scikit-learn's 1,797 real 8x8 scans, embedded. `synthetic`: seeded noise around class templates."""
+    name: Literal["digits", "synthetic", "cifar10", "cifar100", "fashion_mnist", "imagefolder"] = "digits"
+    """`digits`: scikit-learn's 1,797 real 8x8 scans, embedded. `synthetic`: seeded noise around class templates.
+    `cifar10`, `cifar100`, `fashion_mnist`: torchvision's, from a local folder; their test part is held out for
+    validation. `imagefolder`: files in ImageNet's layout, root/train/CLASS/*.jpg and root/val/CLASS/*.jpg."""
     image_size: PositiveInt = 32
     """Height and width in pixels to which images are brought."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Training images per step (batch-norm needs at least 2)."""
     num_classes: PositiveInt | None = None
-    """Classes; only for synthetic (default 10)."""
+    """Classes; only for synthetic (default 10) and imagefolder (default 1000; there must be as many folders)."""
     num_images: PositiveInt | None = None
     """Training images; only for synthetic (default 1024). A quarter as many are held out."""
     seed: NonNegativeInt | None = None
     """Seed of the images themselves; only for synthetic (default 0)."""
+    root: str | None = None
+    """Folder of the files; for cifar10, cifar100 and fashion_mnist (default data; no part of the run's identity) and
+    imagefolder (default data/imagenet). A relative path counts from the working directory."""
+    download: bool | None = None
+    """Whether missing files are downloaded; only for cifar10, cifar100 and fashion_mnist (default false). No part of
+    the run's identity."""
+    augment: Literal["none", "crop_flip", "inception"] | None = None
+    """Random distortion of training images. `crop_flip`: a flip, and a shift by up to an eighth of the size (cifar10,
+    cifar100: their default; fashion_mnist: default none) or a crop of 8 to 100 % of the area (imagefolder).
+    `inception`: the same with distorted colours; only for imagefolder (its default)."""
+    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Side of the central square that is evaluated, as a share of the shorter side; only for imagefolder (default
+    0.875)."""
+    corrupt: Literal["refuse", "skip"] | None = None
+    """What comes of a file that cannot be read as an image, once it is reported: it fails the run (`refuse`), or the
+    next image stands in for it in training and evaluation leaves it out; only for imagefolder (default refuse)."""
+    workers: NonNegativeInt | None = None
+    """Processes that decode images, at most one a core, 0: none but the trainer's own; only for imagefolder (default
+    4). Changes no result and is no part of the run's identity."""
+
+    @property
+    def access(self) -> tuple[str, ...]:
+        """The fields that say how the images are reached, not which they are."""
+        return ("download", "workers") if self.name == "imagefolder" else ("download", "workers", "root")
 
 
 class ScheduleConfig(_Strict):
@@ -278,9 +305,26 @@ WARMUP_FIELDS: Mapping[str, Mapping[str, Any]] = {
 DATASET_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "digits": {},
     "synthetic": {"num_classes": 10, "num_images": 1024, "seed": 0},
+    "cifar10": {"root": "data", "download": False, "augment": "crop_flip"},
+    "cifar100": {"root": "data", "download": False, "augment": "crop_flip"},
+    "fashion_mnist": {"root": "data", "download": False, "augment": "none"},
+    "imagefolder": {
+        "root": "data/imagenet",
+        "num_classes": 1000,
+        "augment": "inception",
+        "eval_crop": 0.875,
+        "corrupt": "refuse",
+        "workers": 4,
+    },
 }
 DEFAULT_STEPS = 200
 DIGITS_TRAINING_IMAGES = 1437
+TRAINING_IMAGES: Mapping[str, int] = {
+    "digits": DIGITS_TRAINING_IMAGES,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "fashion_mnist": 60_000,
+}
 IDENTITY = ("seed", "model", "data", "optim", "train")
 
 Problem = tuple[tuple[str, ...], str]
@@ -321,9 +365,11 @@ class RunConfig(_Strict):
             problems.append(
                 (("optim", "warmup", "steps"), f"{warmup.steps} is not below train.steps = {self.train.steps}")
             )
-        images = self.data.num_images or DIGITS_TRAINING_IMAGES
-        if self.data.batch_size > images:
+        images = self.data.num_images or TRAINING_IMAGES.get(self.data.name)
+        if images is not None and self.data.batch_size > images:
             problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
+        if self.data.augment == "inception" and self.data.name != "imagefolder":
+            problems.append((("data", "augment"), "inception is for imagefolder only; allowed: none, crop_flip"))
         digest, why = _weights_digest(self.model.weights, self.model.weights_sha256)
         if why:
             problems.append((("model", "weights"), why))
@@ -349,6 +395,8 @@ class RunConfig(_Strict):
         """
         training = self.model_dump(mode="json", include=set(IDENTITY))
         del training["model"]["weights"]
+        for field in self.data.access:
+            del training["data"][field]
         canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

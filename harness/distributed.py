@@ -45,12 +45,6 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def share(batch: Tensor) -> Tensor:
-    """This rank's part of a batch (N, ...): the rank-th of as many equal pieces as there are ranks."""
-    size = batch.shape[0] // world_size()
-    return batch[rank() * size : (rank() + 1) * size]
-
-
 def gather(x: Tensor) -> Tensor:
     """The tensors (N, ...) of all ranks, (world * N, ...), in order of rank."""
     if world_size() == 1:

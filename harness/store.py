@@ -7,6 +7,7 @@
     OUT/runs/RUN_ID/checkpoint.pt   the latest state, tensors and plain values only
     OUT/runs/RUN_ID/outcome.json    written last, by rename: its presence means finished
     OUT/runs/RUN_ID/failure.json    state failed: reason and traceback
+    OUT/runs/RUN_ID/evaluations.json  what `harness evaluate` found
     OUT/runs/RUN_ID/claim.lock      locked by the process that works on the run; the lock ends with that process
 
 A row that `append` has returned for survives SIGKILL. A damaged file is set aside, never read past.
@@ -27,12 +28,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from harness.config import RunConfig
 from harness.outcome import Outcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = dict[str, Any]
 State = Literal["pending", "running", "finished", "failed"]
@@ -196,6 +200,30 @@ class RunDirectory:
             return _read_parquet(sealed)
         return self._open_rows()
 
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows in columns, null where a row lacks a metric; of `columns`, where given, those that the run has.
+
+        A finished run's seal is checked on the way. Raises Damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.file("outcome.json")
+        try:
+            if path.exists():
+                expected = json.loads(path.read_bytes())["metrics_sha256"]
+                path = self.file("metrics.parquet")
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() != expected:
+                    raise Damaged(path, "its content is not what was sealed")
+            else:
+                path = self.file("metrics.jsonl")
+                content = _parquet(self._open_rows())
+            names = None if columns is None else list(columns)
+            return pq.ParquetFile(pa.BufferReader(content)).read(names, use_threads=False)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise Damaged(path, error) from None
+
     def _open_rows(self) -> list[Row]:
         path = self.file("metrics.jsonl")
         if not path.exists():
@@ -291,6 +319,21 @@ class RunDirectory:
             self.config()
         else:
             self._open_rows()
+
+    def add_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Keep an evaluation of the run's network (`harness evaluate`) beside those before it."""
+        content = json.dumps([*self.evaluations(), dict(evaluation)], indent=1)
+        write_atomically(self.file("evaluations.json"), content.encode())
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations of the run's network, in the order in which they were made. Raises Damaged."""
+        path = self.file("evaluations.json")
+        try:
+            return list(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            raise Damaged(path, error) from None
 
     def fail(self, reason: str, traceback: str) -> None:
         """Record that the run could not be finished."""

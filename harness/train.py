@@ -16,14 +16,15 @@ from torch.nn import functional as F
 from harness import distributed
 from harness.architectures import AUX_LOSS_WEIGHT
 from harness.config import RunConfig
-from harness.data.dataset import PROBE_SET, BatchOrder, Dataset, Images, load_dataset
+from harness.data.dataset import Batches, Dataset, load_dataset
+from harness.data.part import Part
 from harness.models import build_model
 from harness.optim.averaging import Average
 from harness.optim.build import build_optimizer, update
 from harness.optim.schedules import Length, learning_rate
 from harness.outcome import SCREEN, Detector, Outcome
 from harness.probes.definitions import UnitReading
-from harness.probes.prepool import BATCH_READINGS, PrePool, undisturbed
+from harness.probes.prepool import BATCH_READINGS, EVAL_BATCH, PrePool, undisturbed
 from harness.sinks import Sink, StoreSink
 from harness.store import RunDirectory
 
@@ -32,7 +33,7 @@ def pick_device(name: str) -> torch.device:
     """The device that compute.device names; `auto` is the GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name)
 
 
 @dataclass
@@ -215,15 +216,15 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
     writes = distributed.rank() == 0
     sinks: list[Sink] = [StoreSink(run), *mirrors()] if writes else []
     outcome = None
-    order = BatchOrder(len(data.train), config.data.batch_size, config.seed, device)
     try:
-        with Watch(trainee, data, sinks) as watch:
+        batches = data.batches(config.seed, trainee.step, distributed.rank(), distributed.world_size())
+        with Watch(trainee, data, batches, sinks) as watch, batches:
             resumed_at = trainee.step
             while trainee.step < trainee.length.steps:
                 if trainee.step % config.compute.checkpoint_every == 0 and trainee.step > resumed_at:
                     save(run, trainee)
                 read = watch.before(trainee.step)
-                images, labels = data.train[distributed.share(order[trainee.step])]
+                images, labels = next(batches)
                 logits = trainee.forward_backward(images, labels, read)
                 if watch.ended(logits, labels):
                     break
@@ -250,8 +251,8 @@ def save(run: RunDirectory, trainee: Trainee) -> None:
 class Watch:
     """Checks for the outcome and rows of readings. Brings everything it needs to the host in one transfer a step."""
 
-    def __init__(self, trainee: Trainee, data: Dataset, sinks: Sequence[Sink]) -> None:
-        self.trainee, self.data, self.sinks = trainee, data, sinks
+    def __init__(self, trainee: Trainee, data: Dataset, batches: Batches, sinks: Sequence[Sink]) -> None:
+        self.trainee, self.data, self.batches, self.sinks = trainee, data, batches, sinks
         self.probe_images = data.probe_set()
         self.prepool = PrePool(
             trainee.model.pool,  # type: ignore[arg-type]
@@ -295,14 +296,14 @@ class Watch:
         signs = torch.stack([trainee.losses[step % len(trainee.losses)].double(), hits, trainee.errors.double().mean()])
         state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
         values = torch.cat([self.prepool.pending, distributed.mean(torch.cat([signs, state]))]).tolist()
-        readings, values = values[: len(BATCH_READINGS)], values[len(BATCH_READINGS) :]
-        loss, accuracy, error, parameter, *losses = values
-        batch = self.prepool.take(readings)
+        batch = self.prepool.take(values[: len(BATCH_READINGS)])
+        loss, accuracy, error, parameter, *losses = values[len(BATCH_READINGS) :]
         ended = check and self.check(parameter, losses, batch["prepool/inert_share_batch"])
         if check:
             trainee.end_first_phase(error)
         if row or ended:
-            self.write({"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **batch}, ended)
+            readings = {"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **batch}
+            self.write(readings | self.batches.readings(), ended)
         return ended
 
     def check(self, parameter: float, losses: list[float], inert_share: float) -> bool:
@@ -382,15 +383,15 @@ def largest_parameter(model: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(list(model.parameters()), ord=float("inf"))).max().double()
 
 
-def held_out_reading(model: nn.Module, part: Images, batch_size: int = PROBE_SET) -> dict[str, float]:
+def held_out_reading(model: nn.Module, part: Part, batch_size: int = EVAL_BATCH) -> dict[str, float]:
     """Mean loss and accuracy on held-out images, with eval-mode batch-norm."""
     loss = torch.zeros((), dtype=torch.float64, device=part.labels.device)
-    hits = torch.zeros_like(loss)
+    hits, count = torch.zeros_like(loss), 0  # a folder's images that cannot be read are left out
     with undisturbed(model, training=False):
-        for start in range(0, len(part), batch_size):
-            images, labels = part[slice(start, start + batch_size)]
+        for images, labels in part.in_order(batch_size):
             logits = model(images)
             loss += F.cross_entropy(logits, labels, reduction="sum").double()
             hits += (logits.argmax(dim=1) == labels).sum()
-    mean_loss, accuracy = (torch.stack([loss, hits]) / len(part)).tolist()
+            count += len(labels)
+    mean_loss, accuracy = (torch.stack([loss, hits]) / count).tolist()
     return {"val/loss": mean_loss, "val/accuracy": accuracy}

@@ -73,10 +73,10 @@ def test_frozen() -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"optim": {"name": "sgd", "decay": 0.9}}, "sgd has no decay; only rmsprop_tf has"),
-        ({"optim": {"schedule": {"name": "exponential"}}}, "exponential needs every"),
+        ({"optim": {"name": "sgd", "decay": 0.9}}, "sgd has no decay; only rmsprop_tf or rmsprop_torch has"),
+        ({"optim": {"schedule": {"every": 2}}}, "constant has no every; only exponential has"),
         ({"optim": {"warmup": {"name": "constant", "lr": 1e-5, "steps": 300}}}, "300 is not below train.steps = 200"),
-        ({"data": {"num_classes": 3}}, "digits has no num_classes; only synthetic has"),
+        ({"data": {"num_classes": 3}}, "digits has no num_classes; only synthetic or imagefolder has"),
         ({"data": {"batch_size": 2000}}, f"2000 is above the {DIGITS_TRAINING_IMAGES} training images"),
         ({"data": {"batch_size": 1}}, "greater than or equal to 2"),
         ({"model": {"width": float("nan")}}, "finite"),

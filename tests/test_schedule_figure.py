@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis.schedule import schedule_figure
@@ -11,7 +12,7 @@ from harness.cli import main
 def test_the_figure_shows_every_rate_on_a_fitting_scale() -> None:
     figure = schedule_figure([1e-5, 1e-5, 0.1, 0.05], "a warm-up")
     (panel,) = figure.axes
-    assert list(panel.lines[0].get_ydata()) == [1e-5, 1e-5, 0.1, 0.05]
+    assert np.array_equal(panel.lines[0].get_ydata(), [1e-5, 1e-5, 0.1, 0.05])
     assert panel.get_yscale() == "log"
     assert schedule_figure([0.1, 0.05, 0.0], "to zero").axes[0].get_yscale() == "linear"
 

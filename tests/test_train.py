@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from harness.config import RunConfig
-from harness.data.dataset import BatchOrder, load_dataset
+from harness.data.dataset import load_dataset
+from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
 from harness.train import largest_parameter, train
@@ -83,10 +84,23 @@ class Stop:
         assert outcome is None
 
 
+RECIPE: dict[str, Any] = {
+    "model": {"dropout_keep": 0.5},
+    "optim": {
+        "clip_norm": 2.0,
+        "weight_decay": 4e-5,
+        "schedule": {"name": "exponential", "every": 1},
+        "warmup": {"name": "two_phase", "lr": 0.01, "threshold": 0.9, "window": 7},
+    },
+    "train": {"averaging": {"decay": 0.9}, "label_smoothing": 0.1},
+}
+"""Everything of the recipe that has a state to restore."""
+
+
 @pytest.mark.parametrize("at", [5, 10, 15, 20])
-@pytest.mark.parametrize("model", [{}, {"dropout_keep": 0.5}], ids=["plain", "dropout"])
-def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, model: dict[str, Any]) -> None:
-    config = tiny(model=model)
+@pytest.mark.parametrize("changes", [{}, RECIPE], ids=["plain", "recipe"])
+def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, changes: dict[str, Any]) -> None:
+    config = tiny(**changes)
     whole = run_in(tmp_path / "whole", config)
     run = RunDirectory(tmp_path / "parts" / config.run_id)
     with run.claim():
@@ -99,6 +113,76 @@ def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, m
     assert parts[0] == whole[0]
     assert parts[1] == whole[1]
     assert same_weights(parts[2], whole[2])
+    assert (parts[2]["average"] is None) == (changes == {})
+    if changes:
+        assert all(map(torch.equal, parts[2]["average"]["values"], whole[2]["average"]["values"]))
+
+
+def test_a_two_phase_warmup_switches_at_the_check_that_sees_its_threshold_passed(tmp_path: Path) -> None:
+    warmup = {"name": "two_phase", "lr": 0.01, "threshold": 0.9, "window": 7}
+    outcome, rows, checkpoint = run_in(tmp_path, tiny(optim={"warmup": warmup}, probes={"every": 1}))
+    rates = [row["optim/lr"] for row in rows]
+    switch = checkpoint["switch_step"]
+    assert switch % 5 == 0 and switch >= 7 - 1
+    assert rates == [0.01] * switch + [0.05] * (26 - switch)
+    window = [1 - row["train/accuracy"] for row in rows[switch - 6 : switch + 1]]
+    assert sum(window) / 7 < 0.9
+    assert rows[-1]["optim/switch_step"] == switch and "optim/switch_step" not in rows[switch - 1]
+    assert "two-phase" not in outcome.reason
+
+
+def test_a_two_phase_warmup_that_never_ends_is_said(tmp_path: Path) -> None:
+    warmup = {"name": "two_phase", "lr": 0.01, "threshold": 0.0}
+    outcome, rows, _ = run_in(tmp_path, tiny(optim={"warmup": warmup}))
+    assert "the two-phase warm-up never ended" in outcome.reason
+    assert {row["optim/lr"] for row in rows} == {0.01}
+
+
+def test_averaged_parameters_are_read_apart_and_change_nothing(tmp_path: Path) -> None:
+    plain = run_in(tmp_path / "a", tiny())
+    _, rows, checkpoint = run_in(tmp_path / "b", tiny(train={"averaging": {"decay": 0.9}}))
+    assert same_weights(plain[2], checkpoint)
+    assert {"val/accuracy", "val/accuracy_averaged", "prepool/dead_units_probe_averaged"} <= set(rows[-1])
+    assert rows[-1]["val/loss"] == plain[1][-1]["val/loss"] != rows[-1]["val/loss_averaged"]
+    averaged = checkpoint["average"]["weights"]
+    assert set(averaged) < set(checkpoint["model"])
+
+
+def test_label_smoothing_is_torchs(tmp_path: Path) -> None:
+    smooth = run_in(tmp_path / "a", tiny(train={"label_smoothing": 0.1}))[1][0]["train/loss"]
+    hard = run_in(tmp_path / "b", tiny())[1][0]["train/loss"]
+    assert smooth != hard and smooth == pytest.approx(hard, rel=0.5)
+
+
+def test_bf16_is_close_to_float32_and_keeps_float32_parameters(tmp_path: Path) -> None:
+    _, rows, checkpoint = run_in(tmp_path / "a", tiny(train={"precision": "bf16", "steps": 5}))
+    _, exact, _ = run_in(tmp_path / "b", tiny(train={"steps": 5}))
+    assert rows[0]["train/loss"] == pytest.approx(exact[0]["train/loss"], rel=0.05)
+    assert rows[0]["train/loss"] != exact[0]["train/loss"]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in checkpoint["model"].values())
+
+
+def test_tf32_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tf32 needs a GPU"):
+        run_in(tmp_path, tiny(train={"precision": "tf32"}))
+
+
+@pytest.mark.slow
+def test_compiled_training_is_close_to_eager_and_its_checkpoint_is_the_same_kind(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 8, "check_every": 5}
+    changes: dict[str, Any] = {"model": {"dropout_keep": 1.0}, "optim": {"lr": 0.01}}
+    _, rows, checkpoint = run_in(tmp_path / "a", tiny(**changes, train={**settings, "compile": True}))
+    _, exact, plain = run_in(tmp_path / "b", tiny(**changes, train=settings))
+    assert [row["train/loss"] for row in rows[:-1]] == pytest.approx(
+        [row["train/loss"] for row in exact[:-1]], rel=1e-3
+    )
+    assert set(checkpoint["model"]) == set(plain["model"])
+
+
+def test_epochs_count_passes_over_the_training_images(tmp_path: Path) -> None:
+    config = tiny(train={"steps": None, "epochs": 2})
+    outcome, _, _ = run_in(tmp_path, config)
+    assert outcome.last_step == 2 * 64 // 8
 
 
 def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
@@ -194,27 +278,27 @@ def test_digits_are_split_by_position_and_normalised_by_the_training_part() -> N
     original = load_digits()
     assert torch.cat([data.train.labels, data.held_out.labels]).tolist() == original.target.tolist()
     native = load_dataset(RunConfig.model_validate({"data": {"image_size": 8}}).data, CPU)
-    pixels = torch.cat([native.train.images, native.held_out.images])[:, 0]
+    pixels = torch.cat([native.train[:][0], native.held_out[:][0]])[:, 0]
     scans = torch.from_numpy(original.images).float()
     mean, std = scans[:-360].mean(), scans[:-360].std()
     assert torch.allclose(pixels * std + mean, scans, atol=1e-4)
-    assert data.train.images.shape[1:] == (3, 32, 32)
-    assert data.train.images.mean().item() == pytest.approx(0, abs=1e-4)
-    assert data.train.images.std().item() == pytest.approx(1, abs=1e-3)
-    assert data.train.images.is_contiguous(memory_format=torch.channels_last)
+    assert data.train[:][0].shape[1:] == (3, 32, 32)
+    assert data.train[:][0].mean().item() == pytest.approx(0, abs=1e-4)
+    assert data.train[:][0].std().item() == pytest.approx(1, abs=1e-3)
+    assert data.train[:][0].is_contiguous(memory_format=torch.channels_last)
     probe = data.probe_set()
     assert probe.shape == (256, 3, 32, 32)
-    assert torch.equal(probe[1], data.train.images[1437 // 256])
+    assert torch.equal(probe[1], data.train[:][0][1437 // 256])
 
 
 def test_synthetic_images_are_seeded_and_of_any_kind() -> None:
     config = tiny(data={"num_images": 40, "num_classes": 3, "image_size": 20}).data
     one, two = load_dataset(config, CPU), load_dataset(config, CPU)
-    assert torch.equal(one.train.images, two.train.images)
-    assert one.train.images.shape == (40, 3, 20, 20) and len(one.held_out) == 10
+    assert torch.equal(one.train[:][0], two.train[:][0])
+    assert one.train[:][0].shape == (40, 3, 20, 20) and len(one.held_out) == 10
     assert set(one.train.labels.tolist()) <= {0, 1, 2}
     other = load_dataset(tiny(data={"num_images": 40, "num_classes": 3, "image_size": 20, "seed": 1}).data, CPU)
-    assert not torch.equal(one.train.images, other.train.images)
+    assert not torch.equal(one.train[:][0], other.train[:][0])
 
 
 def test_an_epoch_takes_every_image_at_most_once_and_any_step_can_be_asked_for() -> None:

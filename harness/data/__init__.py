@@ -1,1 +1,1 @@
-"""Datasets, as tensors on the device."""
+"""Datasets: in the device's memory, or streamed from a folder of image files. Importing this package is light."""

@@ -11,20 +11,20 @@ import torch
 from torch.nn import functional as F
 
 from harness.config import DataConfig
-from harness.data.dataset import Images
+from harness.data.memory import Images
 
 HELD_OUT = 360
 """The last images by position; the scans seem grouped by writer, so a random split would leak."""
 
 
-def load_digits(config: DataConfig) -> tuple[Images, Images, int]:
-    """Training part (1437, 1, H, W), held-out part (360, 1, H, W), and 10 classes; bilinearly enlarged, values 0-16."""
+def load_digits(config: DataConfig) -> tuple[Images, Images]:
+    """Training part (1437, 1, H, W), held-out part (360, 1, H, W), bilinearly enlarged, values 0-16."""
     pixels, labels = _read_scans()
     images = torch.from_numpy(pixels)[:, None]
     size = (config.image_size, config.image_size)
     images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
     targets = torch.from_numpy(labels)
-    return Images(images[:-HELD_OUT], targets[:-HELD_OUT]), Images(images[-HELD_OUT:], targets[-HELD_OUT:]), 10
+    return Images(images[:-HELD_OUT], targets[:-HELD_OUT]), Images(images[-HELD_OUT:], targets[-HELD_OUT:])
 
 
 def _read_scans() -> tuple[np.ndarray, np.ndarray]:

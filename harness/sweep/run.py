@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harness import store
 from harness.config import RunConfig
+from harness.data.check import check_data
 from harness.located import InputError
 from harness.sinks import WandbMode, WandbOptions
 from harness.store import Damaged, RunDirectory
@@ -91,7 +92,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     for source in settings.reuse:
         if not source.is_dir():
             raise InputError([f"{source}: --reuse: no such folder"])
-    check_device(sweep.configs)
+    check_inputs(sweep.configs)
     prepare(out, sweep)
     known = store.by_identity(out)
     folders = {config.run_id: store.run_directory(out, config, known) for config in sweep.configs}
@@ -121,8 +122,10 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     return display.failed
 
 
-def check_device(configs: Iterable[RunConfig]) -> None:
-    """Raise InputError when a run asks for a GPU that is not there. Imports torch only if one asks."""
+def check_inputs(configs: Sequence[RunConfig]) -> None:
+    """Raise InputError when a run asks for images or a GPU that are not there. Imports torch only if one asks for it."""
+    for data in {config.data for config in configs}:
+        check_data(data)
     if any(config.compute.device == "cuda" for config in configs):
         import torch
 

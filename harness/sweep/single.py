@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness import distributed, store
 from harness.config import RunConfig
-from harness.located import Document, InputError, Loc, explain, parse, read
 from harness.data.check import count_training_images
+from harness.located import Document, InputError, Loc, explain, parse, read
 from harness.optim.schedules import Length, learning_rate
 from harness.outcome import Outcome
 from harness.sinks import Histogram, Sink, WandbMode, WandbOptions
 from harness.sweep.executors import interruptible
-from harness.sweep.run import WANDB_PROJECT, check_device, write_index
+from harness.sweep.run import WANDB_PROJECT, check_inputs, write_index
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
@@ -146,7 +146,7 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     Under torchrun this process is one of the ranks of the run; rank 0 shows and writes.
     """
     config = resolve(settings)
-    check_device([config])
+    check_inputs([config])
     if config.data.batch_size % distributed.world_size():
         raise InputError(
             [f"data.batch_size: {config.data.batch_size} is not a multiple of the {distributed.world_size()} processes"]
