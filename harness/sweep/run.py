@@ -123,7 +123,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
 
 
 def check_inputs(configs: Sequence[RunConfig]) -> None:
-    """Raise InputError when a run asks for images or a GPU that are not there. Imports torch only if one asks for it."""
+    """Raise InputError when a run asks for images or a GPU that are not there. Imports torch only for the latter."""
     for data in {config.data for config in configs}:
         check_data(data)
     if any(config.compute.device == "cuda" for config in configs):
