@@ -261,9 +261,27 @@ class TrainConfig(_Strict):
     """Whether torch.compile compiles the network."""
 
 
+class CadenceConfig(_Strict):
+    """When layers are read, by the presets `blocks` and `full`. Moves no check for the outcome."""
+
+    every: PositiveInt = 50
+    """Steps between two readings."""
+    early: bool = True
+    """Whether the powers of two below `every` are read too, where most of a death happens."""
+    burst_jump: Annotated[float, Field(gt=0, le=1)] | None = 0.1
+    """Rise of some layer's dead share between two readings that starts a burst; null: no bursts."""
+    burst_steps: PositiveInt = 20
+    """Steps of a burst, all of them read."""
+
+
 class ProbesConfig(_Strict):
     """Instruments. They never change the training and are no part of the run's identity."""
 
+    preset: Literal["prepool", "blocks", "full"] = "prepool"
+    """What is read: the layer before the pool only; every residual sum too (in a network without any, every module's
+    output); activations, gradients and updates too."""
+    cadence: CadenceConfig = CadenceConfig()
+    """When layers are read; the pre-pool readings have `every` and `probe_set_every`."""
     every: PositiveInt = 10
     """Steps between two rows: loss, accuracy, rates and the pre-pool readings of the training batch."""
     probe_set_every: PositiveInt = 100

@@ -6,6 +6,7 @@
     OUT/runs/RUN_ID/metrics.jsonl   one append per row while running, sealed to metrics.parquet at the end
     OUT/runs/RUN_ID/checkpoint.pt   the latest state, tensors and plain values only
     OUT/runs/RUN_ID/outcome.json    written last, by rename: its presence means finished
+    OUT/runs/RUN_ID/timelines.npz   which units of which layer were dead when, for presets that read layers
     OUT/runs/RUN_ID/failure.json    state failed: reason and traceback
     OUT/runs/RUN_ID/evaluations.json  what `harness evaluate` found
     OUT/runs/RUN_ID/claim.lock      locked by the process that works on the run; the lock ends with that process
@@ -25,6 +26,7 @@ import os
 import shutil
 import socket
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,7 @@ Row = dict[str, Any]
 State = Literal["pending", "running", "finished", "failed"]
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_DATA_FILES = ("outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt")
+_DATA_FILES = ("timelines.npz", "outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt")
 
 
 class Claimed(Exception):
@@ -278,6 +280,34 @@ class RunDirectory:
         if not isinstance(state, dict):
             raise Damaged(path, "not a mapping")
         return state
+
+    # -- timelines of unit deaths --------------------------------------------------------------------------------
+
+    def write_timelines(self, timelines: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep the timelines of unit deaths, as arrays by name (`harness.timeline.Timeline.to_arrays`)."""
+        import numpy as np
+
+        arrays = {f"{name}/{key}": array for name, parts in timelines.items() for key, array in parts.items()}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(self.file("timelines.npz"), buffer.getvalue())
+
+    def timelines(self) -> dict[str, dict[str, Any]]:
+        """The timelines of unit deaths by name; none for a run whose preset reads no layers. Raises Damaged."""
+        import numpy as np
+
+        path = self.file("timelines.npz")
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for full_name in arrays.files:
+                    name, _, key = full_name.rpartition("/")
+                    found.setdefault(name, {})[key] = arrays[full_name]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise Damaged(path, error) from None
+        return found
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from harness import distributed
 from harness.architectures import AUX_LOSS_WEIGHT
-from harness.config import RunConfig
+from harness.config import ProbesConfig, RunConfig
 from harness.data.dataset import Batches, Dataset, load_dataset
 from harness.data.part import Part
 from harness.models import build_model
@@ -23,10 +24,14 @@ from harness.optim.averaging import Average
 from harness.optim.build import build_optimizer, update
 from harness.optim.schedules import Length, learning_rate
 from harness.outcome import SCREEN, Detector, Outcome
+from harness.probes.cadence import Cadence
 from harness.probes.definitions import UnitReading
 from harness.probes.prepool import BATCH_READINGS, EVAL_BATCH, PrePool, undisturbed
-from harness.sinks import Sink, StoreSink
+from harness.probes.probe import Probe, observe
+from harness.sinks import Histogram, Sink, StoreSink
 from harness.store import RunDirectory
+
+TIMELINES: tuple[Literal["batch", "probe"], ...] = ("batch", "probe")
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,6 +48,7 @@ class Trainee:
     eager, network: what a training step calls: the model, made data-parallel as configured; and that, compiled as
         configured.
     losses, errors: rings of the last losses and training errors, on the device, so that no step waits for the host.
+    probe: reads the layers, None where the preset reads the pre-pool layer only.
     switch_step: when a two-phase warm-up ended, None while it has not.
     """
 
@@ -54,6 +60,7 @@ class Trainee:
     network: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     average: Average | None
+    probe: Probe | None
     losses: Tensor
     errors: Tensor
     detector: Detector
@@ -86,6 +93,7 @@ class Trainee:
             eager = nn.parallel.DistributedDataParallel(model)
         averaging = train.averaging
         average = None if averaging.decay is None else Average(model, averaging.decay, averaging.bias_correction)
+        optimizer = build_optimizer(model, config.optim)
         steps_per_epoch = len(data.train) // config.data.batch_size
         return cls(
             config=config,
@@ -94,8 +102,9 @@ class Trainee:
             model=model,
             eager=eager,
             network=torch.compile(eager) if train.compile else eager,
-            optimizer=build_optimizer(model, config.optim),
+            optimizer=optimizer,
             average=average,
+            probe=layer_probe(config.probes, eager, optimizer),
             losses=torch.zeros(train.check_every, device=device),
             errors=torch.ones(config.optim.warmup.window or 1, device=device),
             detector=Detector(event=model.death_event),
@@ -125,6 +134,7 @@ class Trainee:
             "losses": self.losses,
             "errors": self.errors,
             "detector": self.detector.state(),
+            "probe": None if self.probe is None else self.probe.state(),
             "random": distributed.gather_objects(torch.get_rng_state()),
             "random_cuda": distributed.gather_objects(torch.cuda.get_rng_state()) if self._cuda else [],
         }
@@ -144,6 +154,8 @@ class Trainee:
         self.losses.copy_(state["losses"])
         self.errors.copy_(state["errors"])
         self.detector = Detector.restore(state["detector"])
+        if self.probe is not None and state["probe"] is not None:
+            self.probe.restore(state["probe"])
         if distributed.rank() < len(state["random"]):
             torch.set_rng_state(state["random"][distributed.rank()])
         if self._cuda and distributed.rank() < len(state["random_cuda"]):
@@ -229,9 +241,12 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
                 if watch.ended(logits, labels):
                     break
                 trainee.update()
+                watch.updated()
             else:
                 watch.end()
         save(run, trainee)
+        if trainee.probe is not None and writes:
+            run.write_timelines({name: trainee.probe.timeline(name).to_arrays() for name in TIMELINES})
         outcome = trainee.detector.outcome(trainee.step)
         if config.optim.warmup.name == "two_phase" and trainee.switch_step is None:
             outcome = outcome.noting("the two-phase warm-up never ended: its threshold was not reached")
@@ -239,6 +254,16 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
         for sink in reversed(sinks):  # the outcome file comes last
             sink.close(outcome)
     return outcome
+
+
+def layer_probe(probes: ProbesConfig, model: Callable[..., Any], optimizer: torch.optim.Optimizer) -> Probe | None:
+    """The instrument that a preset names, over the layers of a model."""
+    if probes.preset == "prepool":
+        return None
+    cadence = Cadence(**probes.cadence.model_dump())
+    return observe(
+        cast(nn.Module, model), probes.preset, every=cadence, optimizer=optimizer, dormant_below=probes.dormant_below
+    )
 
 
 def save(run: RunDirectory, trainee: Trainee) -> None:
@@ -262,13 +287,20 @@ class Watch:
         self.histogram = any(sink.wants_histogram for sink in sinks)
         self.seconds = {"check": 0.0, "probe": 0.0}
         self.known: UnitReading | None = None  # what a check at this step has read of the whole probe set
+        self.row: dict[str, Any] = {}  # of a step that is not over: its update is still to be read
+        self.histogram_of_row: Histogram | None = None
+        self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Watch:
-        self.prepool.__enter__()
+        self.stack.enter_context(self.prepool)
+        if self.trainee.probe is not None:
+            self.stack.enter_context(self.trainee.probe)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.prepool.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
 
     def check_is_due(self, step: int) -> bool:
         """Whether the outcome is checked at this step."""
@@ -281,10 +313,11 @@ class Watch:
     def before(self, step: int) -> bool:
         """Prepare for the forward pass of `step`; True when it will be read."""
         self.known = None
+        layers = self.trainee.probe is not None and self.trainee.probe.step(step)
         if self.check_is_due(step) or self.row_is_due(step):
             self.prepool.arm(self.histogram and self.row_is_due(step))
             return True
-        return False
+        return layers
 
     def ended(self, logits: Tensor, labels: Tensor) -> bool:
         """Look at the step after its forward and backward pass; True when the run is over."""
@@ -303,7 +336,9 @@ class Watch:
             trainee.end_first_phase(error)
         if row or ended:
             readings = {"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **batch}
-            self.write(readings | self.batches.readings(), ended)
+            self.read(readings | self.batches.readings(), ended)
+        if ended:
+            self.updated()
         return ended
 
     def check(self, parameter: float, losses: list[float], inert_share: float) -> bool:
@@ -341,7 +376,8 @@ class Watch:
         parameter, *losses = distributed.mean(state).tolist()
         losses[trainee.step % ring] = 0.0  # the ring's oldest loss; this step has none
         self.check(parameter, losses, inert_share=1.0)
-        self.write(self.rates(), last=True)
+        self.read(self.rates(), last=True)
+        self.updated()
 
     def rates(self) -> dict[str, float]:
         """The coming update's learning rate, the sum of those before, and when a two-phase warm-up ended."""
@@ -350,8 +386,8 @@ class Watch:
             rates["optim/switch_step"] = self.trainee.switch_step
         return rates
 
-    def write(self, row: dict[str, Any], last: bool) -> None:
-        """Give a row to the sinks, with the probe set and the held-out images where they are due."""
+    def read(self, row: dict[str, Any], last: bool) -> None:
+        """Begin the step's row, with the probe set and the held-out images where they are due."""
         if not self.sinks:
             return
         started = time.perf_counter()
@@ -361,11 +397,26 @@ class Watch:
             if trainee.average is not None:
                 with trainee.averaged():
                     row |= self.read_sets("_averaged")
-        histogram = self.prepool.histogram() if self.histogram and "train/loss" in row else None
+        self.histogram_of_row = self.prepool.histogram() if self.histogram and "train/loss" in row else None
+        self.row = row | {"step": trainee.step}
         self.seconds["probe"] += time.perf_counter() - started
-        row |= {"time/elapsed": trainee.seconds, **{f"time/{name}": value for name, value in self.seconds.items()}}
-        for sink in self.sinks:
-            sink.row(trainee.step, row, histogram)
+
+    def updated(self) -> None:
+        """Give the sinks the rows of the step that is over: what was read before its update, and by it."""
+        probe = self.trainee.probe
+        rows: dict[int, dict[str, Any]] = {}
+        for row in [*([] if probe is None else probe.take()), self.row]:
+            if row:
+                rows.setdefault(row["step"], {}).update(row)
+        clock = {"elapsed": self.trainee.seconds, **self.seconds}
+        if probe is not None:
+            clock["probe"] += probe.seconds
+        for step, row in sorted(rows.items()):
+            content = {name: value for name, value in row.items() if name not in ("step", "time/probe")}
+            content |= {f"time/{name}": value for name, value in clock.items()}
+            for sink in self.sinks:
+                sink.row(step, content, self.histogram_of_row)
+        self.row, self.histogram_of_row = {}, None
 
     def read_sets(self, suffix: str) -> dict[str, float]:
         """Readings of the probe set and the held-out images, their names ended by which parameters were read."""
@@ -374,6 +425,8 @@ class Watch:
         with self.trainee.autocast():
             row = self.prepool.read_set(model, self.probe_images, size, known)
             row |= held_out_reading(model, self.data.held_out)
+            if self.trainee.probe is not None and not suffix:
+                self.trainee.probe.read_set(self.probe_images, batch_size=size, step=self.trainee.step)
         return {name + suffix: value for name, value in row.items()}
 
 
