@@ -97,10 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--image-size", type=_count, help="pixels (default: each architecture's own)")
     models.add_argument("--num-classes", type=_count, help="classes (default: each architecture's own)")
 
-    bench = command("bench", _bench, "measure a cost", "harness bench overhead experiments/quickstart.yaml")
-    bench.add_argument("what", choices=("overhead",), help="what everything beyond the bare loop costs a sweep")
-    bench.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep")
-    bench.add_argument("--workers", type=_count, default=2, metavar="N", help="worker processes (default: %(default)s)")
+    bench = command("bench", lambda options: options.measure(options), "measure a cost", "harness bench overhead FILE")
+    costs = bench.add_subparsers(required=True, metavar="WHAT")
+    overhead = costs.add_parser("overhead", help="what everything beyond the bare training loop costs a sweep")
+    overhead.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep")
+    overhead.add_argument("--workers", type=_count, default=2, metavar="N", help="processes (default: %(default)s)")
+    overhead.set_defaults(measure=_bench_overhead)
+    probes = costs.add_parser("probes", help="what the instruments cost a training step")
+    probes.add_argument("settings", nargs="*", metavar="CONFIG.yaml|key=value", help="the run whose step is measured")
+    probes.add_argument("--pairs", type=_count, default=60, metavar="N", help="of steps (default: %(default)s)")
+    probes.set_defaults(measure=_bench_probes)
 
     evaluate = command(
         "evaluate",
@@ -207,12 +213,24 @@ def _models(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from harness.bench_overhead import measure_overhead
+def _bench_overhead(options: argparse.Namespace) -> int:
+    from harness.bench.overhead import measure_overhead
     from harness.sweep.run import read_sweep
 
     read_sweep(options.file)
     print(measure_overhead(options.file, options.workers))
+    return DONE
+
+
+def _bench_probes(options: argparse.Namespace) -> int:
+    from harness.sweep.single import resolve
+
+    config = resolve(options.settings)
+    if options.pairs < 2:
+        raise InputError([f"--pairs: {options.pairs}: at least 2, for an interval"])
+    from harness.bench.probes import bench_probes
+
+    print(bench_probes(config, options.pairs))
     return DONE
 
 

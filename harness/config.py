@@ -268,7 +268,7 @@ class CadenceConfig(_Strict):
     """Steps between two readings."""
     early: bool = True
     """Whether the powers of two below `every` are read too, where most of a death happens."""
-    burst_jump: Annotated[float, Field(gt=0, le=1)] | None = 0.1
+    burst_jump: Annotated[float, Field(gt=0, le=1)] | None = 0.2
     """Rise of some layer's dead share between two readings that starts a burst; null: no bursts."""
     burst_steps: PositiveInt = 20
     """Steps of a burst, all of them read."""

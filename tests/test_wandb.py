@@ -67,7 +67,8 @@ def test_a_mirror_that_fails_says_so_once_and_the_run_goes_on(
 
 def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Run:
-        summary: dict[str, object] = {}
+        def __init__(self) -> None:
+            self.summary: dict[str, object] = {}
 
         def define_metric(self, *_: object, **__: object) -> None: ...
 

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.probes.cadence import Cadence
     from harness.probes.probe import Probe, ProbeWarning, observe
-    from harness.probes.timeline import LayerDeath, Timeline, UnitDeaths
+    from harness.timeline import LayerDeath, Timeline, UnitDeaths
 
 __all__ = ["Cadence", "LayerDeath", "Probe", "ProbeWarning", "Timeline", "UnitDeaths", "observe"]
 
 _HOME = {
-    "Cadence": "cadence",
-    "LayerDeath": "timeline",
-    "Probe": "probe",
-    "ProbeWarning": "probe",
-    "Timeline": "timeline",
-    "UnitDeaths": "timeline",
-    "observe": "probe",
+    "Cadence": "harness.probes.cadence",
+    "LayerDeath": "harness.timeline",
+    "Probe": "harness.probes.probe",
+    "ProbeWarning": "harness.probes.probe",
+    "Timeline": "harness.timeline",
+    "UnitDeaths": "harness.timeline",
+    "observe": "harness.probes.probe",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

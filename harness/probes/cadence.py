@@ -11,14 +11,15 @@ class Cadence:
 
     every: steps between two readings, >= 1.
     early: whether the first `every` steps are read at the powers of two as well, where most of a death happens.
-    burst_jump: a rise of some layer's dead share between two readings, in (0, 1], that starts a burst; None: never.
+    burst_jump: a rise of some layer's dead share since the reading before, in (0, 1], that starts a burst, unless one
+        goes on; None: never.
     burst_steps: length of a burst, in steps that are all read, >= 1.
     Raises ValueError for a value out of its range.
     """
 
     every: int = 50
     early: bool = True
-    burst_jump: float | None = 0.1
+    burst_jump: float | None = 0.2
     burst_steps: int = 20
 
     def __post_init__(self) -> None:

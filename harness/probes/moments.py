@@ -13,13 +13,13 @@ _UNITS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 
 
 class Moments(NamedTuple):
-    """Sums over all positions of every unit: tensors (C,), and how many positions there were.
+    """Sums over all positions of every unit: tensors of C elements, and how many positions there were.
 
     The sums are of x - shift, where shift is the unit's first value, so that a unit that hardly varies keeps its
     variance in float32 whatever its mean, and a constant one has exactly none (Chan et al. 1983).
     """
 
-    count: int
+    positions: int
     shift: Tensor
     total: Tensor
     squares: Tensor
@@ -29,8 +29,8 @@ class Moments(NamedTuple):
 def unit_axis(module: nn.Module, x: Tensor) -> int:
     """The axis of an activation that numbers its units, if nobody says.
 
-    That of the channels for images (N, C, H, W) and volumes, the last one for (N, C) and for sequences (N, L, C), unless
-    the module is a one-dimensional convolution, batch-norm or pooling, which make (N, C, L). Linear layers and
+    That of the channels for images (N, C, H, W) and volumes, the last one for (N, C) and for sequences (N, L, C),
+    unless the module is a one-dimensional convolution, batch-norm or pooling, which make (N, C, L). Linear layers and
     layer-norms have it last whatever the shape.
     """
     if isinstance(module, _UNITS_LAST):
@@ -53,49 +53,49 @@ class Reducer:
 
     def __init__(self) -> None:
         self._scratch: Tensor | None = None
+        self._views: dict[tuple[object, ...], Tensor] = {}
 
     def clear(self) -> None:
         """Give the scratch memory back."""
-        self._scratch = None
+        self._scratch, self._views = None, {}
 
     def _like(self, x: Tensor) -> Tensor | None:
         """Scratch of the shape and layout of `x`; None in a compiled graph, which needs none."""
         if torch.compiler.is_compiling():
             return None
-        scratch, size = self._scratch, x.numel()
-        if scratch is None or scratch.numel() < size or scratch.dtype != x.dtype or scratch.device != x.device:
-            scratch = self._scratch = torch.empty(size, dtype=x.dtype, device=x.device)
-        if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
-            return scratch.as_strided(x.shape, x.stride())
-        return scratch[:size].view(x.shape)
+        key = x.shape, x.stride(), x.dtype, x.device
+        if key not in self._views:
+            scratch, size = self._scratch, x.numel()
+            if scratch is None or scratch.numel() < size or (scratch.dtype, scratch.device) != key[2:]:
+                scratch = self._scratch = torch.empty(size, dtype=x.dtype, device=x.device)
+                self._views = {}
+            dense = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+            self._views[key] = scratch.as_strided(*key[:2]) if dense else scratch[:size].view(x.shape)
+        return self._views[key]
 
     def moments(self, x: Tensor, axis: int, count_active: bool) -> Moments:
         """Moments of an activation with at least 2 dimensions and 1 element, any floating type, units along `axis`.
 
-        In float32, in float64 for float64: a deviation above 1e19 overflows its square to infinity.
+        In float32, in float64 for float64. In float32 the square of a deviation above 1e19 is infinite, and that of one
+        below 1e-22 is zero.
         count_active: count the positions that are not exactly zero, too; NaN is not zero.
         """
         x = wide(x)
         others = [dimension for dimension in range(x.ndim) if dimension != axis]
-        first = x
-        for dimension in reversed(others):
-            first = first.select(dimension, 0)
-        shift = torch.nan_to_num(first, 0.0, 0.0, 0.0)
+        # a copy: the activation may be changed in place before the pass ends, and must not be kept alive
+        shift = x[tuple(slice(None) if dimension == axis else 0 for dimension in range(x.ndim))].clone()
         scratch = self._like(x)
         deviation = torch.sub(x, shift.view([-1] + [1] * (x.ndim - 1 - axis)), out=scratch)
         total = deviation.sum(others)
         squares = torch.mul(deviation, deviation, out=scratch).sum(others)
-        active = self.count_nonzero(x, others) if count_active else None
+        active = None
+        if count_active:
+            # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
+            exact = torch.float32 if x.numel() <= EXACT_IN_FLOAT32 else torch.float64
+            active = torch.ne(x, 0, out=scratch).sum(others, dtype=exact)
         return Moments(x.numel() // x.shape[axis], shift, total, squares, active)
-
-    def count_nonzero(self, x: Tensor, dimensions: list[int] | None = None) -> Tensor:
-        """How many elements are not exactly zero along these dimensions (default: all); NaN is not zero."""
-        x = wide(x)
-        # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
-        mask = torch.ne(x, 0, out=self._like(x))
-        exact = torch.float32 if x.numel() <= EXACT_IN_FLOAT32 else torch.float64
-        return mask.sum(dimensions, dtype=exact)
 
     def inner_product(self, x: Tensor, y: Tensor) -> Tensor:
         """Sum of the elements of x * y, two tensors of one shape: a scalar."""
-        return torch.mul(wide(x), wide(y), out=self._like(wide(x))).sum()
+        x = wide(x)
+        return torch.mul(x, wide(y), out=self._like(x)).sum()

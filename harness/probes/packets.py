@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from harness.probes.readings import Floats, Layout, Units
+from harness.probes.readings import Floats, Layout, Units, layout_of
 from harness.probes.taps import Found
 
 
@@ -47,7 +46,11 @@ class Part:
 
 def pack(found: Sequence[Found], group: Any = None) -> Packet:
     """Lay what was found end to end; with a process group what all its ranks found, which must be the same layers."""
-    layout = _layout(tuple((each.name, each.moments.shift.numel(), each.moments.active is not None) for each in found))
+    layout = layout_of(
+        tuple(each.name for each in found),
+        tuple(each.moments.total.numel() for each in found),
+        tuple(each.moments.active is not None for each in found),
+    )
     sums = [each for each in found if each.product is not None]
     factors = [each.factor for each in sums]
     device = found[0].moments.shift.device
@@ -59,7 +62,7 @@ def pack(found: Sequence[Found], group: Any = None) -> Packet:
     pieces += [factor.reshape(1) for factor in factors if isinstance(factor, Tensor)]
     values = torch.cat([piece.to(device) for piece in pieces])
     length = values.numel()
-    counts = tuple(each.moments.count for each in found)
+    counts = tuple(each.moments.positions for each in found)
     if group is not None:
         values = torch.cat([torch.tensor(counts, dtype=torch.float64, device=device), values.double()])
         everyone = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
@@ -71,13 +74,6 @@ def pack(found: Sequence[Found], group: Any = None) -> Packet:
         None if isinstance(factor, Tensor) else float("nan") if factor is None else factor for factor in factors
     )
     return Packet(layout, counts, tuple(each.name.removesuffix("/branch") for each in sums), known, length, values)
-
-
-@lru_cache(maxsize=64)
-def _layout(rows: tuple[tuple[str, int, bool], ...]) -> Layout:
-    """One object for equal layouts, so that what is computed from it is computed once."""
-    names, sizes, counts_active = zip(*rows, strict=True)
-    return Layout(names, sizes, counts_active)
 
 
 def unpack(packets: Sequence[Packet], extra: Tensor | None) -> tuple[list[Part], list[float]]:
@@ -99,13 +95,10 @@ def _part(packet: Packet, values: Floats) -> Part:
     counts: Floats = np.array(packet.counts, dtype=np.float64)
     if values.size > packet.length:  # the rank's own counts stand before its values
         counts, values = values[:layers], values[layers:]
-    shift, total, squares, rest = np.split(values, [size, 2 * size, 3 * size])
-    counted = np.array(layout.counts_active)[layout.of_unit]
+    shift, total, squares = values[: 3 * size].reshape(3, size)
     active = np.full(size, np.nan)
-    active[counted] = rest[: counted.sum()]
-    products, learned = np.split(rest[counted.sum() :], [len(packet.sums)])
-    factors, remaining = np.array(packet.factors, dtype=np.float64), iter(learned)
-    for position, factor in enumerate(packet.factors):
-        if factor is None:
-            factors[position] = next(remaining)
+    rest = 3 * size + int(layout.counted_units.sum())
+    active[layout.counted_units] = values[3 * size : rest]
+    products, learned = values[rest : rest + len(packet.sums)], iter(values[rest + len(packet.sums) :].tolist())
+    factors: Floats = np.array([next(learned) if factor is None else factor for factor in packet.factors], np.float64)
     return Part(Units.from_sums(layout, counts, shift, total, squares, active), packet.sums, products, factors)

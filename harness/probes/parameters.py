@@ -1,14 +1,15 @@
-"""Readings of parameters: gradients as the optimizer sees them, the update that it makes of them, batch-norm's ranges."""
+"""Readings of parameters: gradients as the optimizer sees them, the update made of them, batch-norm's ranges."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
-from harness.probes.moments import Reducer
+from harness.probes.moments import EXACT_IN_FLOAT32, wide
 
 Row = dict[str, float | int]
 
@@ -25,10 +26,11 @@ class ParameterReader:
         parameters = dict(model.named_parameters())
         self._watched = {label: parameters[name] for name, label in labels.items()}
         self._norms = {name: model.get_submodule(name) for name in norms}
-        self._reducer = Reducer()
+        self._several_devices = len({parameter.device for parameter in parameters.values()}) > 1
         self._copies: list[Tensor] = []
         self._read: list[str] = []
         self._sums: list[Tensor] = []
+        self._updated = False
 
     @torch.no_grad()
     def before(self) -> None:
@@ -37,21 +39,18 @@ class ParameterReader:
             label for label, parameter in self._watched.items() if parameter.grad is not None and parameter.numel()
         ]
         weights = [self._watched[label].detach() for label in self._read]
-        gradients = [_dense(weight.grad) for weight in map(self._watched.__getitem__, self._read)]
-        self._copies = [weight.clone() for weight in weights]
-        self._sums = [*_square_sums(gradients), *_square_sums(weights)]
-        for gradient in gradients:
-            self._sums.append(self._reducer.count_nonzero(gradient))
-            self._sums.append(self._reducer.count_nonzero(gradient - gradient))  # zero for what is finite, else NaN
+        gradients = [_dense(self._watched[label].grad) for label in self._read]
+        self._copies, self._updated = [weight.clone() for weight in weights], False
+        differences = torch._foreach_sub(gradients, gradients) if gradients else ()  # zero where finite, else NaN
+        self._sums = [*_norms([*gradients, *weights]), *_norms([*gradients, *differences], 0)]
 
     @torch.no_grad()
     def after(self) -> None:
         """Read what the step changed, and batch-norm's scale and shift."""
         if self._copies:
-            self._sums += _square_sums(
-                [self._watched[label].detach() - copy for label, copy in zip(self._read, self._copies, strict=True)]
-            )
-        self._copies = []
+            torch._foreach_sub_(self._copies, [self._watched[label].detach() for label in self._read])
+            self._sums += _norms(self._copies)
+        self._copies, self._updated = [], True
         for norm in self._norms.values():
             for values in (norm.weight, norm.bias):
                 if isinstance(values, Tensor):
@@ -62,52 +61,48 @@ class ParameterReader:
         """What was read since the last `clear`, doubles on the device; None if there is nothing."""
         if not self._sums:
             return None
-        device = self._sums[0].device
-        return torch.stack([each.to(device, torch.float64) for each in self._sums])
+        sums = self._sums
+        if self._several_devices:
+            sums = [each.to(sums[0].device) for each in sums]
+        return torch.stack(sums).double()
 
     def clear(self) -> None:
         """Forget what was read."""
-        self._copies, self._read, self._sums = [], [], []
-        self._reducer.clear()
+        self._copies, self._read, self._sums, self._updated = [], [], [], False
 
     def row(self, values: Sequence[float]) -> Row:
         """Named readings from `pending` brought to the host.
 
-        grad/LABEL/rms, /zero_share (elements that are exactly zero), /nonfinite (elements); update/LABEL/rms and /ratio,
-        RMS of the update over that of the weights before it, NaN for weights that are all zero; the same for all watched
-        parameters together under the label `all`; norm/MODULE/gamma_min, gamma_max, beta_min, beta_max.
+        grad/LABEL/rms; grad/LABEL/zero_share, of elements that are exactly zero; grad/LABEL/nonfinite, a number of
+        elements; update/LABEL/rms; update/LABEL/ratio, RMS of the update over that of the weights before it, NaN for
+        weights that are all zero; the same of all watched parameters together with `all` for LABEL;
+        norm/MODULE/gamma_min, gamma_max, beta_min, beta_max.
         """
         count = len(self._read)
-        gradient, weight = values[:count], values[count : 2 * count]
-        active, nonfinite = values[2 * count : 4 * count : 2], values[2 * count + 1 : 4 * count : 2]
-        rest = values[4 * count :]
+        kinds = 5 if self._updated else 4
+        gradient, weight, nonzero, nonfinite, *update = (values[i * count : (i + 1) * count] for i in range(kinds))
         sizes = [self._watched[label].numel() for label in self._read]
         row: Row = {}
 
-        def add_gradient(label: str, square: float, active: float, nonfinite: float, size: int) -> None:
-            row[f"grad/{label}/rms"] = math.sqrt(square / size)
-            row[f"grad/{label}/zero_share"] = 1 - active / size
-            row[f"grad/{label}/nonfinite"] = int(nonfinite)
-
-        def add_update(label: str, square: float, weight: float, size: int) -> None:
-            row[f"update/{label}/rms"] = math.sqrt(square / size)
-            row[f"update/{label}/ratio"] = math.sqrt(square / weight) if weight else math.nan
+        def add(label: str, take: Callable[[Sequence[float]], float], join: Callable[[Sequence[float]], float]) -> None:
+            size, norm = take(sizes), join(gradient)
+            row[f"grad/{label}/rms"] = norm / math.sqrt(size)
+            row[f"grad/{label}/zero_share"] = 1 - take(nonzero) / size
+            row[f"grad/{label}/nonfinite"] = int(take(nonfinite))
+            if update:
+                row[f"update/{label}/rms"] = join(update[0]) / math.sqrt(size)
+                row[f"update/{label}/ratio"] = join(update[0]) / join(weight) if join(weight) else math.nan
 
         for position, label in enumerate(self._read):
-            add_gradient(label, gradient[position], active[position], nonfinite[position], sizes[position])
+            each = itemgetter(position)
+            add(label, each, each)
         if count:
-            add_gradient("all", sum(gradient), sum(active), sum(nonfinite), sum(sizes))
-        if rest and count:
-            update, rest = rest[:count], rest[count:]
-            for position, label in enumerate(self._read):
-                add_update(label, update[position], weight[position], sizes[position])
-            add_update("all", sum(update), sum(weight), sum(sizes))
-        if rest:
-            ends = iter(rest)
-            for name, norm in self._norms.items():
-                for key, tensor in (("gamma", norm.weight), ("beta", norm.bias)):
-                    if isinstance(tensor, Tensor):
-                        row[f"norm/{name}/{key}_min"], row[f"norm/{name}/{key}_max"] = next(ends), next(ends)
+            add("all", sum, lambda norms: math.hypot(*norms))
+        ends = iter(values[kinds * count :])
+        for name, norm in self._norms.items() if self._updated else ():
+            for key, tensor in (("gamma", norm.weight), ("beta", norm.bias)):
+                if isinstance(tensor, Tensor):
+                    row[f"norm/{name}/{key}_min"], row[f"norm/{name}/{key}_max"] = next(ends), next(ends)
         return row
 
 
@@ -117,6 +112,9 @@ def _dense(gradient: Tensor | None) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-def _square_sums(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Sum of squares of each, in float64, where the square of a vanishing gradient does not vanish."""
-    return [norm.square() for norm in torch._foreach_norm(list(tensors), ord=2, dtype=torch.float64)]
+def _norms(tensors: Sequence[Tensor], order: int = 2) -> Sequence[Tensor]:
+    """Norm of each tensor: Euclidean, or for order 0 the number of elements that are not zero; NaN is not."""
+    if not tensors:
+        return ()
+    exact = all(tensor.numel() <= EXACT_IN_FLOAT32 for tensor in tensors)
+    return torch._foreach_norm([wide(tensor) for tensor in tensors], order, None if exact else torch.float64)

@@ -25,7 +25,7 @@ from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
 from harness.probes.taps import Switch, Tap, UnitAxis
-from harness.probes.timeline import Timeline
+from harness.timeline import Timeline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,12 +117,15 @@ def _eager(model: nn.Module) -> Iterator[None]:
 class Probe:
     """What `observe` gives; a context manager, to be entered once.
 
-    Hooks are installed on entry, before the first call of a compiled model, and removed on exit, however the block ends.
-    A pass that is not read costs each hook one look at a switch. In one that is, each activation is reduced on its
-    device as soon as it is there; everything reaches the host in one transfer when the next step begins, on `rows`,
-    `take` and `timeline`, or at the end.
+    Hooks are installed on entry, before the first call of a compiled model, and removed on exit, however the block
+    ends. A pass that is not read costs each hook one look at a switch. In one that is, each activation is reduced on
+    its device as soon as it is there; everything reaches the host in one transfer when the step is over and its rows
+    are asked for, when the next one begins, or at the end.
 
-    notes: what was asked for by a preset and cannot be read. seconds: time spent reading, on the host's clock.
+    Under torch.compile there are two graphs, one that reads and one that does not. The hooks are part of both, so that
+    a model which was compiled and called before has to be compiled anew, by torch.compiler.reset().
+
+    notes: what was asked for by a preset and cannot be read.
     """
 
     def __init__(
@@ -175,7 +178,7 @@ class Probe:
     ) -> None:
         try:
             if kind is None:
-                self._settle()
+                self._end_step()
         finally:
             self._stack.close()
             self._switch.on = False
@@ -183,16 +186,15 @@ class Probe:
 
     @contextlib.contextmanager
     def _around_compiled_call(self) -> Iterator[None]:
-        compiled = self._root._compiled_call_impl
+        compiled: Any = self._root._compiled_call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self._before_forward()
-            try:
-                return compiled(*args, **kwargs)  # type: ignore[misc]
-            finally:
-                self._after_forward()
+            output = compiled(*args, **kwargs)
+            self._after_forward()
+            return output
 
-        self._root._compiled_call_impl = call  # type: ignore[assignment]
+        self._root._compiled_call_impl = call
         try:
             yield
         finally:
@@ -200,20 +202,21 @@ class Probe:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def step(self, number: int) -> None:
-        """Say that what follows belongs to step `number`; from the first call on steps are no longer counted.
+    def step(self, number: int) -> bool:
+        """Say that what follows belongs to step `number`, and learn whether it is read.
 
-        The same number again goes on with the step. Raises ValueError for a number below the last one.
+        From the first call on steps are no longer counted. The same number again goes on with the step. Raises
+        ValueError for a number below the last one.
         """
-        if self._explicit and number == self._step:
-            return
-        if number < self._step or (number == self._step and self._step_done):
-            raise ValueError(f"step {number} comes after step {self._step}")
-        self._explicit = True
-        self._begin(number)
+        if not (self._explicit and number == self._step):
+            if number <= self._step:
+                raise ValueError(f"step {number} is not above the last one, {self._step}")
+            self._explicit = True
+            self._begin(number)
+        return self._fires
 
     def _begin(self, step: int) -> None:
-        self._settle()
+        self._end_step()
         self._step, self._step_done = step, False
         self._fires = self._cadence.due(step) or step <= self._dense_until
 
@@ -232,7 +235,7 @@ class Probe:
             self._arm()
 
     def _after_forward(self, *_: Any) -> None:
-        if self._switch.on and not self._reading_set and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._switch.on and not self._reading_set:
             self._disarm(self._packets, self._group)
 
     def _arm(self) -> None:
@@ -271,13 +274,19 @@ class Probe:
 
     # -- readings ------------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Turn what the step left on the device into a row."""
-        if self._inside_graph:
+    def _catch_up(self) -> None:
+        """End a step of which nothing more can come: its update is made, or it has none."""
+        if self._step_done or (self._optimizer is None and not self._explicit):
+            self._end_step()
+
+    def _end_step(self) -> None:
+        """Turn what the step left on the device into a row; what still comes of it is not read."""
+        if self._inside_graph and not self._packets and (self._fires or not self._explicit):
             raise RuntimeError(
                 "the model is called inside a compiled graph, where steps cannot be seen: give observe() what "
                 "torch.compile returned, or call model.compile() before it"
             )
+        self._inside_graph = self._fires = False
         pending = self._parameters.pending
         if not self._packets and pending is None:
             return
@@ -290,7 +299,7 @@ class Probe:
             row |= self._writer.row(units, parts, "batch")
             dead = units.dead_by_layer()
             self._timelines["batch"].append(self._step, dead)
-            self._watch_for_burst({layer: float(bits.mean()) for layer, bits in dead.items()})
+            self._watch_for_burst({layer: int(np.count_nonzero(bits)) / bits.size for layer, bits in dead.items()})
         if pending is not None:
             row |= self._parameters.row(values)
         self._forget()
@@ -300,6 +309,7 @@ class Probe:
     def _forget(self) -> None:
         self._packets = []
         self._parameters.clear()
+        self._switch.reducer.clear()
         self._switch.last = None
         for tap in self._taps:
             tap.reset()
@@ -307,7 +317,8 @@ class Probe:
     def _watch_for_burst(self, shares: Mapping[str, float]) -> None:
         rises = [share - self._dead_share[layer] for layer, share in shares.items() if layer in self._dead_share]
         self._dead_share |= shares
-        self._dense_until = max(self._dense_until, self._cadence.burst_end(self._step, max(rises, default=-1.0)))
+        if self._step > self._dense_until:  # a burst does not prolong itself: noise would never let it end
+            self._dense_until = self._cadence.burst_end(self._step, max(rises, default=-1.0))
 
     def _meet_layers(self, units: Units) -> None:
         if self._layers:
@@ -327,7 +338,7 @@ class Probe:
     @property
     def layers(self) -> tuple[str, ...]:
         """What is read, in the order of the forward pass; empty before the first reading."""
-        self._settle()
+        self._catch_up()
         return self._layers
 
     @property
@@ -337,16 +348,17 @@ class Probe:
 
     @property
     def rows(self) -> list[Row]:
-        """A row for each reading that was not taken: `step`, the metrics by name, `time/probe` (seconds so far).
+        """A row for each step that was read and is over: `step`, the metrics by name, `time/probe` (seconds so far).
 
         Step s means: after s updates. See `harness.probes.readings` and `ParameterReader.row` for the metrics.
         """
-        self._settle()
+        self._catch_up()
         return self._rows
 
     def take(self) -> list[Row]:
-        """The rows, which the probe then forgets; for long trainings."""
-        rows, self._rows = self.rows, []
+        """End the step that goes on, and give all rows, which the probe then forgets; for long trainings."""
+        self._end_step()
+        rows, self._rows = self._rows, []
         return rows
 
     def frame(self) -> pd.DataFrame:
@@ -357,7 +369,7 @@ class Probe:
 
     def timeline(self, definition: Literal["batch", "probe"] = "batch") -> Timeline:
         """Which units were dead at each reading, by training batches, or by `read_set` in train-mode batch-norm."""
-        self._settle()
+        self._catch_up()
         return self._timelines[definition]
 
     def read_set(
@@ -385,7 +397,7 @@ class Probe:
         unknown = set(weights or ()) - {name for name, _ in self._core.named_parameters()}
         if unknown:
             raise ValueError(f"weights: the model has no parameter {', '.join(sorted(unknown))}")
-        self._settle()
+        self._catch_up()
         if step is None:
             step = self._step if self._explicit else self._step + 1
         row: Row = {"step": step}
@@ -403,7 +415,7 @@ class Probe:
             self._switch.seconds += perf_counter() - started
         row["time/probe"] = self._switch.seconds
         self._rows.append(row)
-        return row
+        return dict(row)
 
     def _read_batches(
         self, batches: Sequence[Tensor], weights: Mapping[str, Tensor] | None, training: bool
@@ -428,8 +440,8 @@ class Probe:
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `restore` goes on with the same rows and timelines."""
-        self._settle()
+        """Tensors and plain values from which `restore` goes on with the same rows and timelines; ends the step."""
+        self._end_step()
         return {
             "step": self._step,
             "dense_until": self._dense_until,

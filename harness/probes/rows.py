@@ -7,20 +7,21 @@ from functools import lru_cache
 from itertools import compress
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.probes.packets import Part
-from harness.probes.readings import LAYER_READINGS, SUM_READINGS, Floats, Sums, Units, active_readings
+from harness.probes.readings import LAYER_READINGS, SUM_READINGS, Floats, Layout, Sums, Units, active_readings
 
 Row = dict[str, float | int]
-_DEFINED_BY_SOURCE = tuple(f"{word}_{kind}" for word in ("dead", "inert", "dormant") for kind in ("units", "share"))
+_DEFINED_BY_SOURCE = ("dead", "inert", "dormant")
 """Readings that mean another thing for another set of inputs, so that their names say `batch` too."""
 
 
 class RowWriter:
     """Makes rows of the readings that are wanted.
 
-    Metrics are LAYER/READING, of a residual sum SUM/READING; `_units` readings, which count units, are joined by a
-    `_share` of the layer's units. `source` is appended where it is not the training batch: `_probe`, `_probe_eval`.
+    Metrics are LAYER/READING, of a residual sum SUM/READING. `source` is appended where it is not the training batch:
+    `_probe`, `_probe_eval`.
     """
 
     def __init__(self, readings: Sequence[str], dormant_below: float) -> None:
@@ -33,17 +34,23 @@ class RowWriter:
         row: Row = {}
         with np.errstate(all="ignore"):
             units, sums = _complete(units, parts)
-            layout = units.layout
+            every, counted = np.arange(len(units.count)), np.flatnonzero(units.layout.counted)
             for reading, function in self._layers.items():
-                _add(row, layout.names, reading, source, function(units), layout.sizes)
-            names = tuple(compress(layout.names, layout.counts_active))
-            sizes = tuple(compress(layout.sizes, layout.counts_active))
+                _add(row, units.layout, every, reading, source, function(units))
             for reading, function in self._active.items():
-                _add(row, names, reading, source, function(units)[np.array(layout.counts_active)], sizes)
-            if sums.names:
-                for reading, of_sums in self._sums.items():
-                    _add(row, sums.names, reading, source, of_sums(sums), ())
+                _add(row, units.layout, counted, reading, source, function(units))
+            for reading, of_sums in self._sums.items() if sums.names else ():
+                names = (f"{name}/{_metric(reading, source)}" for name in sums.names)
+                row.update(zip(names, of_sums(sums).tolist(), strict=True))
         return row
+
+
+def _add(row: Row, layout: Layout, layers: NDArray[np.int64], reading: str, source: str, values: Floats) -> None:
+    values = values[layers]
+    if reading.endswith("_units"):
+        row.update(zip(_names(layout, len(layers), reading, source), values.astype(int).tolist(), strict=True))
+        reading, values = reading.replace("_units", "_share"), values / np.array(layout.sizes)[layers]
+    row.update(zip(_names(layout, len(layers), reading, source), values.tolist(), strict=True))
 
 
 def _complete(units: Units, parts: Sequence[Part]) -> tuple[Units, Sums]:
@@ -55,20 +62,17 @@ def _complete(units: Units, parts: Sequence[Part]) -> tuple[Units, Sums]:
             products[name] = products.get(name, 0.0) + product
             if factor == factor:
                 factors[name] = factor
-    branches, scaled = [f"{name}/branch" for name in factors], [f"{name}/scaled" for name in factors]
-    units = units.scaled(branches, scaled, list(factors.values()))
+    branches, scaled = tuple(f"{name}/branch" for name in factors), tuple(f"{name}/scaled" for name in factors)
+    units = units.scaled(branches, scaled, np.array(list(factors.values())))
     return units, Sums(tuple(products), units, np.array(list(products.values())))
 
 
+def _metric(reading: str, source: str) -> str:
+    return f"{reading}_{source}" if source != "batch" or reading.startswith(_DEFINED_BY_SOURCE) else reading
+
+
 @lru_cache(maxsize=1024)
-def _names(layers: tuple[str, ...], reading: str, source: str) -> tuple[str, ...]:
-    if source != "batch" or reading in _DEFINED_BY_SOURCE:
-        reading = f"{reading}_{source}"
-    return tuple(f"{layer}/{reading}" for layer in layers)
-
-
-def _add(row: Row, layers: tuple[str, ...], reading: str, source: str, values: Floats, sizes: tuple[int, ...]) -> None:
-    if reading.endswith("_units"):
-        row.update(zip(_names(layers, reading, source), values.astype(int).tolist(), strict=True))
-        reading, values = reading.replace("_units", "_share"), values / np.array(sizes)
-    row.update(zip(_names(layers, reading, source), values.tolist(), strict=True))
+def _names(layout: Layout, count: int, reading: str, source: str) -> tuple[str, ...]:
+    """Of all layers, or of those in which active positions were counted."""
+    layers = layout.names if count == len(layout.names) else compress(layout.names, layout.counts_active)
+    return tuple(f"{layer}/{_metric(reading, source)}" for layer in layers)

@@ -13,9 +13,9 @@ from harness.probes.patterns import matcher, near
 from harness.probes.points import Point
 
 Preset = Literal["prepool", "blocks", "full"]
-"""`prepool`: what enters global average pooling. `blocks`: that, and every residual sum with what goes in and comes out;
-in a network without residual sums every module's output; up-projections' parameters. `full`: that, every activation,
-and all parameters."""
+"""`prepool`: what enters global average pooling. `blocks`: that, every residual sum with what goes in and comes out,
+or, in a network without residual sums, every module's output, and the parameters of up-projections. `full`: that,
+every activation, and all parameters."""
 PRESETS: tuple[str, ...] = get_args(Preset)
 ModulePredicate = Callable[[str, nn.Module], bool]
 Where = str | ModulePredicate | Iterable[str]
@@ -107,9 +107,8 @@ def _add_pattern(selection: Selection, model: nn.Module, pattern: str) -> None:
     if not points:
         words = [f"; {word}" for word in selection.warnings]
         hint = "" if pattern != base or "*" in pattern else f"; presets are {', '.join(PRESETS)}"
-        raise ValueError(
-            f"where={pattern!r} matches none of the {len(modules)} modules{near(base, list(modules))}{hint}{''.join(words)}"
-        )
+        close = near(base, list(modules))
+        raise ValueError(f"where={pattern!r} matches none of the {len(modules)} modules{close}{hint}{''.join(words)}")
     selection.points += points
 
 
@@ -145,15 +144,14 @@ def _add_preset(selection: Selection, model: nn.Module, preset: str, sums: Modul
     if preset == "full":
         functions, words = _search_functions(model, lambda name: True)
         modules = [_layer(name, name, module) for name, module in model.named_modules() if _is_activation(module)]
-        layers = modules + [replace(each, name=each.name) for each in functions]
-        selection.points += [replace(each, asked_for=False) for each in layers]
+        selection.points += [replace(each, asked_for=False) for each in modules + functions]
         selection.notes += words
     if pool is not None:
         selection.points.append(pool)
     if not selection.points:
         raise ValueError(
-            f"preset {preset!r}: the model has no residual sums, no modules made of modules and no global average pooling; "
-            "name layers by a pattern, e.g. where='**.relu*'"
+            f"preset {preset!r}: the model has no residual sums, no modules made of modules and no global average "
+            "pooling; name layers by a pattern, e.g. where='**.relu*'"
         )
     labels = _up_projections(model, residual)
     if preset == "full":

@@ -127,28 +127,29 @@ class Tap:
         name = self.point.name
         if self.found:
             raise TypeError(f"{name}: {self.point.module_name} is called more than once in a forward pass")
-        if len(inputs) != 2 or not all(isinstance(x, Tensor) and x.shape == output.shape for x in inputs):
+        tensors = len(inputs) == 2 and all(isinstance(x, Tensor) for x in (*inputs, output))
+        if not tensors or any(x.shape != output.shape for x in inputs):
             raise TypeError(
                 f"{name}: {self.point.module_name} was declared a residual sum, "
                 "which takes skip and branch of the shape of its output as its two positional inputs"
             )
-        skip, branch = inputs
-        axis = self._axis_of(output)
-
-        def read(x: Tensor) -> Moments:
-            return self.switch.reducer.moments(x.detach(), axis, count_active=False)
-
         factor = getattr(self.point.module, "scale", None)
         one_number = isinstance(factor, int | float) or (isinstance(factor, Tensor) and factor.numel() == 1)
-        known = self.switch.recall(skip, axis)
-        self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
-        product = self.switch.reducer.inner_product(skip.detach(), branch.detach())
         if isinstance(factor, Tensor):
             factor = factor.detach()
+        axis, reducer = self._axis_of(output), self.switch.reducer
+        skip, branch, total = (x.detach() for x in (*inputs, output))
+
+        def read(x: Tensor) -> Moments:
+            return reducer.moments(x, axis, count_active=False)
+
+        known = self.switch.recall(inputs[0], axis)
+        self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
+        product = reducer.inner_product(skip, branch)
         self._add(f"{name}/branch", read(branch), product, factor if one_number else None)
         if not one_number:
-            self._add(f"{name}/scaled", read(output.detach() - skip.detach()))
-        self._add(f"{name}/sum", read(output))
+            self._add(f"{name}/scaled", read(total - skip))
+        self._add(f"{name}/sum", read(total))
 
 
 def _tensors(activation: Any, name: str) -> Iterator[tuple[str, Tensor]]:

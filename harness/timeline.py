@@ -54,7 +54,7 @@ class Timeline:
         self._bits: dict[str, bytearray] = {}
 
     def append(self, step: int, dead: Mapping[str, Bools]) -> None:
-        """Add a reading: which units of each layer, (C,), are dead. Layers are kept in the order of their first reading.
+        """Add a reading: which units of each layer, (C,), are dead. Layers keep the order of their first reading.
 
         Raises ValueError for a step that is not above the layer's last one, or another number of units.
         """
@@ -129,8 +129,8 @@ class Timeline:
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Five plain arrays, as `np.savez` takes them; `from_arrays` gives the same timeline.
 
-        layers, units, readings: name, number of units and of readings of each layer, (P,). steps: int64, and bits: uint8,
-        the layers' steps and packed units end to end.
+        layers, units, readings: name, number of units and of readings of each layer, (P,). steps: int64, and bits:
+        uint8, the layers' steps and packed units end to end.
         """
         return {
             "layers": np.array(self.layers, dtype=np.str_),
