@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,8 +49,8 @@ def test_its_lines_on_ones_own_network_work_on_torchvisions_resnet18() -> None:
             model(torch.randn(4, 3, 32, 32)).square().mean().backward()
             optimizer.step()
 
-    names = {"model": model, "optimizer": optimizer, "train": train}
+    names: dict[str, Any] = {"model": model, "optimizer": optimizer, "train": train}
     exec(code, names)
-    frame = names["probe"].frame()  # type: ignore[attr-defined]
+    frame = names["probe"].frame()
     assert "layer/layer4.1.relu/rms" in frame and "layer/layer4.1.relu/dead_share_batch" in frame
     assert list(frame.index) == [0, 1]
