@@ -87,5 +87,7 @@ def test_layers_are_read_beside_a_compiled_network(tmp_path: Path) -> None:
     config = tiny(probes=probes("blocks"), train={"steps": 12, "compile": True}, model={"dropout_keep": 1.0})
     exact = run_in(tmp_path / "a", tiny(probes=probes("blocks"), train={"steps": 12}, model={"dropout_keep": 1.0}))
     _, rows, _ = run_in(tmp_path / "b", config)
-    for row, other in zip(rows[:6], exact[1][:6], strict=True):
-        assert row["block/b01/sum/rms"] == pytest.approx(other["block/b01/sum/rms"], rel=2e-2)
+    name = "block/b01/sum/rms"
+    read, expected = [row[name] for row in rows if name in row], [row[name] for row in exact[1] if name in row]
+    assert len(read) == len(expected) >= 5
+    assert read == pytest.approx(expected, rel=2e-2)
