@@ -242,7 +242,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.protocol not in PROTOCOLS:
         raise InputError([f"--protocol: {options.protocol!r} is unknown{suggestion(options.protocol, PROTOCOLS)}"])
     from harness.evaluation.command import run_evaluation
-    from harness.train import pick_device
+    from harness.trainee import pick_device
 
     run_evaluation(
         [options.source, *options.ensemble],

@@ -89,7 +89,7 @@ def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Pa
 def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> None:
     from harness.data.dataset import load_dataset
     from harness.data.order import BatchOrder
-    from harness.train import Trainee
+    from harness.trainee import Trainee
 
     config = tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6})
     two = finished_run(tmp_path, config)

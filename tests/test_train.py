@@ -11,7 +11,8 @@ from harness.data.dataset import load_dataset
 from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
-from harness.train import largest_parameter, train
+from harness.train import train
+from harness.watch import largest_parameter
 from tests.runs import timeless, tiny
 
 CPU = torch.device("cpu")
@@ -247,7 +248,7 @@ def test_one_number_tells_whether_any_parameter_is_not_finite() -> None:
 
 
 def test_an_auxiliary_head_adds_its_weighted_loss() -> None:
-    from harness.train import Trainee
+    from harness.trainee import Trainee
 
     model = {"name": "inception_v3", "stem": "small", "aux_head": True, "repeats": None, "residual_scale": None}
     config = tiny(model={**model, "dropout_keep": 1.0}, data={"image_size": 48})

@@ -117,7 +117,7 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     import torch
 
     from harness.data.dataset import load_dataset
-    from harness.train import Trainee, pick_device
+    from harness.trainee import Trainee, pick_device
 
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)

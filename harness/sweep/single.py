@@ -180,7 +180,7 @@ def _ranks(config: RunConfig) -> Iterator[None]:
     if distributed.world_size() == 1:
         yield
         return
-    from harness.train import pick_device
+    from harness.trainee import pick_device
 
     with distributed.joined(pick_device(config.compute.device)):
         yield

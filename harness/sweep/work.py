@@ -102,7 +102,8 @@ def _follow(task: Task, run: RunDirectory) -> Report:
 def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sink]]) -> Outcome:
     from harness.provenance import processor, provenance
     from harness.sinks import WandbSink
-    from harness.train import pick_device, train
+    from harness.train import train
+    from harness.trainee import pick_device
 
     run.forget_failure()
     device = pick_device(task.config.compute.device)

@@ -1,0 +1,200 @@
+"""What is looked at while a run trains: checks for its outcome, and the rows of readings."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness import distributed
+from harness.data.dataset import Batches, Dataset
+from harness.data.part import Part
+from harness.outcome import SCREEN
+from harness.probes.definitions import UnitReading
+from harness.probes.prepool import BATCH_READINGS, EVAL_BATCH, PrePool, undisturbed
+from harness.sinks import Histogram, Sink
+from harness.trainee import Trainee
+
+
+class Watch:
+    """Checks for the outcome and rows of readings. Brings everything it needs to the host in one transfer a step."""
+
+    def __init__(self, trainee: Trainee, data: Dataset, batches: Batches, sinks: Sequence[Sink]) -> None:
+        self.trainee, self.data, self.batches, self.sinks = trainee, data, batches, sinks
+        self.probe_images = data.probe_set()
+        self.prepool = PrePool(
+            trainee.model.pool,  # type: ignore[arg-type]
+            trainee.config.probes.dormant_below,
+            distributed.gather,
+        )
+        self.histogram = any(sink.wants_histogram for sink in sinks)
+        self.seconds = {"check": 0.0, "probe": 0.0}
+        self.known: UnitReading | None = None  # what a check at this step has read of the whole probe set
+        self.row: dict[str, Any] = {}  # of a step that is not over: its update is still to be read
+        self.histogram_of_row: Histogram | None = None
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Watch:
+        self.stack.enter_context(self.prepool)
+        if self.trainee.probe is not None:
+            self.stack.enter_context(self.trainee.probe)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
+
+    def check_is_due(self, step: int) -> bool:
+        """Whether the outcome is checked at this step."""
+        return step % self.trainee.config.train.check_every == 0
+
+    def row_is_due(self, step: int) -> bool:
+        """Whether this step gives a row."""
+        return step % self.trainee.config.probes.every == 0
+
+    def before(self, step: int) -> bool:
+        """Prepare for the forward pass of `step`; True when it will be read."""
+        self.known = None
+        layers = self.trainee.probe is not None and self.trainee.probe.step(step)
+        if self.check_is_due(step) or self.row_is_due(step):
+            self.prepool.arm(self.histogram and self.row_is_due(step))
+            return True
+        return layers
+
+    def ended(self, logits: Tensor, labels: Tensor) -> bool:
+        """Look at the step after its forward and backward pass; True when the run is over."""
+        trainee, step = self.trainee, self.trainee.step
+        check, row = self.check_is_due(step), self.row_is_due(step)
+        if not (check or row):
+            return False
+        hits = (logits.detach().argmax(dim=1) == labels).double().mean()
+        signs = torch.stack([trainee.losses[step % len(trainee.losses)].double(), hits, trainee.errors.double().mean()])
+        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        values = torch.cat([self.prepool.pending, distributed.mean(torch.cat([signs, state]))]).tolist()
+        batch = self.prepool.take(values[: len(BATCH_READINGS)])
+        loss, accuracy, error, parameter, *losses = values[len(BATCH_READINGS) :]
+        ended = check and self.check(parameter, losses, batch["prepool/inert_share_batch"])
+        if check:
+            trainee.end_first_phase(error)
+        if row or ended:
+            readings = {"train/loss": loss, "train/accuracy": accuracy, **self.rates(), **batch}
+            self.read(readings | self.batches.readings(), ended)
+        if ended:
+            self.updated()
+        return ended
+
+    def check(self, parameter: float, losses: list[float], inert_share: float) -> bool:
+        """Feed the detector; True when the run is over."""
+        started = time.perf_counter()
+        trainee, detector = self.trainee, self.trainee.detector
+        step, ring = trainee.step, len(losses)
+        for past in range(max(0, step - ring + 1), step + 1):
+            if not math.isfinite(losses[past % ring]):
+                detector.see_divergence(past)
+                return True
+        if not math.isfinite(parameter):
+            detector.see_divergence(step)
+            return True
+        dead = inert = False
+        if inert_share >= SCREEN:
+            with trainee.autocast():
+                reading = self.prepool.read_until_alive(
+                    trainee.model, self.probe_images, trainee.config.data.batch_size
+                )
+            self.known = reading
+            dead, inert = distributed.agreed(
+                (False, False) if reading is None else (bool(reading.dead.all()), bool(reading.inert.all()))
+            )
+        detector.see(step, dead=dead, inert=inert)
+        self.seconds["check"] += time.perf_counter() - started
+        return detector.happened and trainee.config.train.stop_at_death
+
+    def end(self) -> None:
+        """The last check and row, after the last update, where no training batch is left to read."""
+        trainee = self.trainee
+        self.known = None
+        ring = len(trainee.losses)
+        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        parameter, *losses = distributed.mean(state).tolist()
+        losses[trainee.step % ring] = 0.0  # the ring's oldest loss; this step has none
+        self.check(parameter, losses, inert_share=1.0)
+        self.read(self.rates(), last=True)
+        self.updated()
+
+    def rates(self) -> dict[str, float]:
+        """The coming update's learning rate, the sum of those before, and when a two-phase warm-up ended."""
+        rates = {"optim/lr": self.trainee.lr, "optim/cumulative_lr": self.trainee.cumulative_lr}
+        if self.trainee.switch_step is not None:
+            rates["optim/switch_step"] = self.trainee.switch_step
+        return rates
+
+    def read(self, row: dict[str, Any], last: bool) -> None:
+        """Begin the step's row, with the probe set and the held-out images where they are due."""
+        if not self.sinks:
+            return
+        started = time.perf_counter()
+        trainee, every = self.trainee, self.trainee.config.probes.probe_set_every
+        if last or (trainee.step > 0 and trainee.step % every == 0):
+            row |= self.read_sets("")
+            if trainee.average is not None:
+                with trainee.averaged():
+                    row |= self.read_sets("_averaged")
+        self.histogram_of_row = self.prepool.histogram() if self.histogram and "train/loss" in row else None
+        self.row = row | {"step": trainee.step}
+        self.seconds["probe"] += time.perf_counter() - started
+
+    def updated(self) -> None:
+        """Give the sinks the rows of the step that is over: what was read before its update, and by it."""
+        probe = self.trainee.probe
+        rows: dict[int, dict[str, Any]] = {}
+        for row in [*([] if probe is None else probe.take()), self.row]:
+            if row:
+                rows.setdefault(row["step"], {}).update(row)
+        clock = {"elapsed": self.trainee.seconds, **self.seconds}
+        if probe is not None:
+            clock["probe"] += probe.seconds
+        for step, row in sorted(rows.items()):
+            content = {name: value for name, value in row.items() if name not in ("step", "time/probe")}
+            content |= {f"time/{name}": value for name, value in clock.items()}
+            for sink in self.sinks:
+                sink.row(step, content, self.histogram_of_row)
+        self.row, self.histogram_of_row = {}, None
+
+    def read_sets(self, suffix: str) -> dict[str, float]:
+        """Readings of the probe set and the held-out images, their names ended by which parameters were read."""
+        model, size = self.trainee.model, self.trainee.config.data.batch_size
+        known = None if suffix else self.known
+        with self.trainee.autocast():
+            row = self.prepool.read_set(model, self.probe_images, size, known)
+            row |= held_out_reading(model, self.data.held_out)
+            if self.trainee.probe is not None and not suffix:
+                self.trainee.probe.read_set(self.probe_images, batch_size=size, step=self.trainee.step)
+        return {name + suffix: value for name, value in row.items()}
+
+
+@torch.no_grad()
+def largest_parameter(model: nn.Module) -> Tensor:
+    """Largest absolute value of all parameters, a double on the device; NaN if one is NaN, so that one number tells."""
+    return torch.stack(torch._foreach_norm(list(model.parameters()), ord=float("inf"))).max().double()
+
+
+def held_out_reading(model: nn.Module, part: Part, batch_size: int = EVAL_BATCH) -> dict[str, float]:
+    """Mean loss and accuracy on held-out images, with eval-mode batch-norm."""
+    loss = torch.zeros((), dtype=torch.float64, device=part.labels.device)
+    hits, count = torch.zeros_like(loss), 0  # a folder's images that cannot be read are left out
+    with undisturbed(model, training=False):
+        for images, labels in part.in_order(batch_size):
+            logits = model(images)
+            loss += F.cross_entropy(logits, labels, reduction="sum").double()
+            hits += (logits.argmax(dim=1) == labels).sum()
+            count += len(labels)
+    mean_loss, accuracy = (torch.stack([loss, hits]) / count).tolist()
+    return {"val/loss": mean_loss, "val/accuracy": accuracy}
