@@ -75,6 +75,8 @@ class WandbSink:
             import wandb
 
             self._wandb: Any = wandb
+            # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
+            wandb.util.pd_available = False
             self._run = wandb.init(
                 mode=options.mode,
                 dir=str(options.folder),

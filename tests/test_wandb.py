@@ -80,3 +80,22 @@ def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkey
     options = WandbOptions("offline", tmp_path, "p", "g", ())
     assert work(Task(config, tmp_path / "runs" / config.run_id, "test", options)).state == "finished"
     assert len(RunDirectory(tmp_path / "runs" / config.run_id).rows()) == 3
+
+
+def test_a_run_with_its_mirror_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from harness.sinks import WandbOptions\n"
+        "from harness.sweep.work import Task, work; from tests.runs import tiny\n"
+        "folder = Path(sys.argv[1]); options = WandbOptions('offline', folder, 'p', 'g', ())\n"
+        "report = work(Task(tiny(train={'steps': 2}), folder / 'runs' / 'x', 'test', options))\n"
+        "assert report.state == 'finished', report\n"
+        "found = {'pandas', 'sklearn', 'matplotlib', 'torch._dynamo'} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr

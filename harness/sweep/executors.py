@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -62,13 +63,23 @@ def local(tasks: Sequence[Task], display: Display, slots: Sequence[str | None]) 
             context=_spawn(),
         )
         try:
-            _drive(tasks, display, lambda task: pool.schedule(work, (task,)))
+            _drive(tasks, display, lambda task: pool.schedule(_work_in_worker, (task,)))
             pool.close()
         except BaseException:
             pool.stop()
             raise
         finally:
             pool.join()
+
+
+def _work_in_worker(task: Task) -> Report:
+    """Do a run in a worker that stays alive, and give its memory back to the system before the next one."""
+    report = work(task)
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+    return report
 
 
 def _drive(tasks: Sequence[Task], display: Display, schedule: Callable[[Task], Future[Report]]) -> None:
