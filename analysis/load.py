@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
+import pyarrow as pa
 
 from harness import store
 from harness.config import RunConfig
-from harness.located import InputError
+from harness.located import InputError, suggestion
 from harness.outcome import Event
 
 EVENTS: tuple[str, ...] = get_args(Event)
@@ -41,14 +43,9 @@ def load(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> pd.D
     if not folder.is_dir():
         raise InputError([f"{folder}: no such folder; expected one that `harness sweep` or `harness run` wrote"])
     records, unreadable = store.index(folder, planned)
-    damaged = [str(error) for error in unreadable]
-    sound: list[store.Row] = []
-    for record in records:
-        try:
-            store.RunDirectory(folder / "runs" / record["run_id"]).verify()
-            sound.append(record)
-        except store.Damaged as error:
-            damaged.append(str(error))
+    tables, broken = _tables(folder, [record["run_id"] for record in records], ())
+    damaged = [str(error) for error in unreadable] + broken
+    sound = [record for record in records if record["run_id"] in tables]
     if not sound:
         raise InputError([_no_runs(folder), *damaged])
     runs = pd.DataFrame(sound).astype(dict.fromkeys(_STEPS, "Int64"))
@@ -56,28 +53,66 @@ def load(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> pd.D
     return runs
 
 
-def load_rows(out: str | os.PathLike[str], runs: pd.DataFrame | None = None) -> pd.DataFrame:
+def load_rows(
+    out: str | os.PathLike[str], runs: pd.DataFrame | None = None, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
     """One row a run and step of an output folder, in order of run and step.
 
     Columns: `run_id`; `step`, the updates done; every metric by its slash name, missing at the steps that lack it; the
     configuration columns that vary between the runs. `runs`, a frame from `load` or part of one, selects the runs and
-    spares reading the folder again. Damaged runs are left out as in `load`. Raises InputError as `load` does.
+    spares reading the folder again; `metrics` selects the metrics, which spares time and memory. Damaged runs are left
+    out as in `load`. Raises InputError as `load` does, and for a metric that no run has, naming those there are.
     """
     if runs is None:
         runs = load(out)
-    damaged: list[str] = []
-    records: list[store.Row] = []
-    for run_id in runs["run_id"]:
-        try:
-            read = store.RunDirectory(Path(out) / "runs" / run_id).rows()
-        except store.Damaged as error:
-            damaged.append(str(error))
-            continue
-        records += [{"run_id": run_id, **row} for row in read]
-    rows = pd.DataFrame(records) if records else pd.DataFrame({"run_id": [], "step": []})
-    axes = runs.set_index("run_id")[varying(runs)]
-    rows = rows.join(axes, on="run_id") if records else rows.reindex(columns=[*rows, *axes])
+    wanted = None if metrics is None else ["step", *metrics]
+    tables, damaged = _tables(Path(out), runs["run_id"], wanted)
+    tables = {run_id: table for run_id, table in tables.items() if len(table)}
+    lengths = [len(table) for table in tables.values()]
+    own = runs.set_index("run_id", drop=False).loc[list(tables), ["run_id", *varying(runs)]]
+    repeated = pd.DataFrame({name: own[name].array.repeat(lengths) for name in own}, copy=False)
+    rows = pd.concat([repeated[["run_id"]], _joined(tables), repeated.drop(columns="run_id")], axis=1)
+    if missing := [name for name in metrics or () if len(rows) and name not in rows]:
+        demand(runs.drop(columns=missing, errors="ignore"), *missing)
     _report_damage(rows, damaged)
+    return rows
+
+
+def demand(frame: pd.DataFrame, *columns: str) -> None:
+    """Raise InputError for each column that the frame lacks, listing metrics or configuration fields that it has."""
+    problems = []
+    for column in columns:
+        if column in frame:
+            continue
+        kind = "metric" if "/" in column else "column"
+        there = [name for name in map(str, frame.columns) if ("/" in name) == ("/" in column)]
+        problems.append(f"no {kind} {column!r} in these runs{suggestion(column, there)}")
+    if problems:
+        raise InputError(problems)
+
+
+def _tables(
+    folder: Path, run_ids: Iterable[str], columns: Sequence[str] | None
+) -> tuple[dict[str, pa.Table], list[str]]:
+    """The rows of each sound run, and what is wrong with the others. Reading is done on every core."""
+
+    def read(run_id: str) -> pa.Table | str:
+        try:
+            return store.RunDirectory(folder / "runs" / run_id).table(columns)
+        except store.Damaged as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(run_ids, pool.map(read, run_ids), strict=True))
+    tables = {run_id: table for run_id, table in found.items() if not isinstance(table, str)}
+    return tables, [error for error in found.values() if isinstance(error, str)]
+
+
+def _joined(tables: dict[str, pa.Table]) -> pd.DataFrame:
+    """The rows of several runs, one below the other. Empties `tables`, so that the rows are not held twice."""
+    table = pa.concat_tables(tables.values(), promote_options="permissive") if tables else pa.table({"step": []})
+    tables.clear()
+    rows: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return rows
 
 

@@ -6,6 +6,7 @@ Failed, running and pending runs count for nothing, and are shown.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
-from analysis import axes, style
+from analysis import axes, dose, style
+from analysis.dose import LethalDose
+from analysis.estimates import wilson as wilson
 from analysis.load import EVENTS
+from harness.located import InputError
 from harness.outcome import CONSECUTIVE, SPAN
 
 MOST_PANELS = 6
@@ -26,16 +31,8 @@ MOST_PANELS = 6
 MOST_DETAILED = 8
 """A map with more columns than this has no intervals in its cells."""
 UNFINISHED = ("failed", "running", "pending")
-
-
-def wilson(events: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0."""
-    if n == 0:
-        return math.nan, math.nan
-    z = 1.959963984540054
-    centre = (events + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(events * (n - events) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+_DOSES = ("model.width", "model.trunk_width", "model.branch_width", "model.residual_scale", "optim.lr")
+"""Columns of which a map shows the lethal value: more of it is taken to kill no less."""
 
 
 def cells(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -48,33 +45,50 @@ def cells(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return _count(runs, axes.axis(runs, x), axes.axis(runs, y))
 
 
-def phase_map(runs: pd.DataFrame, x: str | None = None, y: str | None = None) -> Figure:
+def contour(runs: pd.DataFrame, x: str, y: str) -> dict[int, LethalDose]:
+    """Where the share of runs that died crosses one half: for each level of column `x`, the lethal value of column `y`.
+
+    By number of the level, as `axes.axis` orders them; levels at which fewer than two positive values of `y` have
+    finished runs are left out. Raises InputError for an unknown column.
+    """
+    across, up = axes.axis(runs, x), axes.axis(runs, y)
+    return _contour(runs, across, up.column)
+
+
+def phase_map(
+    runs: pd.DataFrame, x: str | None = None, y: str | None = None, panel: str | None = None, lethal: bool = True
+) -> Figure:
     """The share of finished runs that died over two configuration columns, with counts and intervals in the cells.
 
-    Left out, `x` and `y` are those of `axes.choose`. Further columns that vary divide the map into panels, up to
-    MOST_PANELS, else they are pooled and the caption says so. Raises InputError for an unknown column.
+    Left out, `x` and `y` are those of `axes.choose`. `panel` names a third column, each level of which has a map of its
+    own; left out, all further columns that vary have, up to MOST_PANELS maps. What is left is pooled and the caption
+    says so. `lethal` also draws the `contour` where `y` is a width, the residual scale or the learning rate and some
+    but not all runs of the map died. Raises InputError for an unknown column.
     """
     x, y = axes.pair(runs, x, y)
     across, up = axes.axis(runs, x), axes.axis(runs, y)
     further = [column for column in axes.candidates(runs) if column not in (x, y)]
-    panels = [(words, part) for words, part in axes.pieces(runs, further) if len(part)]
-    pooled = further if len(panels) > MOST_PANELS else []
-    if pooled:
-        panels = [("", runs)]
+    divided = further if panel is None else [panel]
+    panels = [(words, part) for words, part in axes.pieces(runs, divided) if len(part)]
+    if panel is None and len(panels) > MOST_PANELS:
+        panels, divided = [("", runs)], []
+    pooled = [column for column in further if column not in divided]
     columns = min(len(panels), 3 if len(across.levels) <= 5 else 2)
     rows = math.ceil(len(panels) / columns)
     counts = [_count(part, across, up) for _, part in panels]
+    crossings = [_contour(part, across, y) if lethal and _has_contour(part, up) else {} for _, part in panels]
     with style.applied():
         figure = style.figure(
             max(4.4, columns * (0.25 + 0.95 * len(across.levels)) + 1.9),
             max(1.6, rows * (0.3 + 0.72 * len(up.levels)) + 0.6),
             _headline(runs),
-            _caption(runs, counts, len(across.levels) <= MOST_DETAILED, pooled),
+            _caption(runs, counts, len(across.levels) <= MOST_DETAILED, pooled, up if any(crossings) else None),
         )
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for panel, (words, _), count in zip(grid.flat, panels, counts, strict=False):
-            _draw(panel, count, across, up)
-            panel.set_title(words)
+        for place, (words, _), count, crossing in zip(grid.flat, panels, counts, crossings, strict=False):
+            _draw(place, count, across, up)
+            _draw_contour(place, crossing, _heights(runs, up))
+            place.set_title(words)
         style.trim(grid, len(panels), across.label, up.label)
         scale = figure.colorbar(ScalarMappable(cmap=style.SHARES), ax=grid, aspect=28, pad=0.02, ticks=[0, 0.5, 1])
         scale.set_label(f"share of runs that {event_words(runs)}")
@@ -134,13 +148,61 @@ def _notes(cell: Mapping[Any, float], detailed: bool) -> list[str]:
     return notes if notes or cell["finished"] else ["no run"]
 
 
+def _has_contour(runs: pd.DataFrame, up: axes.Axis) -> bool:
+    died = runs.loc[runs["state"] == "finished", "outcome"].isin(EVENTS)
+    return up.column in _DOSES and len(up.levels) <= axes.MOST_LEVELS and 0 < died.sum() < len(died)
+
+
+def _contour(runs: pd.DataFrame, across: axes.Axis, column: str) -> dict[int, LethalDose]:
+    found = {}
+    for code, part in runs.groupby(across.codes.loc[runs.index]):
+        with contextlib.suppress(InputError):  # fewer than two values
+            found[int(str(code))] = dose.lethal_dose(part, column)
+    return found
+
+
+def _heights(runs: pd.DataFrame, up: axes.Axis) -> dict[float, int]:
+    """The number of the level of each positive value of the vertical axis."""
+    values = pd.to_numeric(runs[up.column], errors="coerce")
+    return {float(value): int(code) for value, code in zip(values, up.codes, strict=True) if value > 0}
+
+
+def _draw_contour(panel: Axes, crossings: Mapping[int, LethalDose], heights: Mapping[float, int]) -> None:
+    """Lethal values at the right edge of their columns, an arrow where one or its interval leaves the range tested."""
+    if not crossings:
+        return
+    values = sorted(heights)
+    levels = [heights[value] for value in values]
+
+    def height(value: float) -> float:
+        if value == 0 or value == math.inf:
+            return levels[0] - 0.46 if value == 0 else levels[-1] + 0.46
+        return float(np.interp(math.log(value), np.log(values), levels))
+
+    halo: dict[str, Any] = {"color": style.INK, "path_effects": [withStroke(linewidth=3.2, foreground=style.PAPER)]}
+    for code, each in crossings.items():
+        low, high = each.estimate.low, each.estimate.high
+        if low == 0 and high == math.inf:
+            continue
+        panel.plot([code + 0.38] * 2, [height(low), height(high)], linewidth=1.3, **halo)
+        for end, mark in ((low, "v"), (high, "^")):
+            if end == 0 or end == math.inf:
+                panel.plot([code + 0.38], [height(end)], marker=mark, markersize=4, clip_on=False, **halo)
+    located = {code + 0.38: height(each.estimate.value) for code, each in crossings.items() if each.located}
+    place = list(located), list(located.values())
+    panel.plot(*place, linewidth=0.9, linestyle=(0, (4, 2)), color=style.INK, zorder=1.5)  # behind the counts
+    panel.plot(*place, linestyle="none", marker="o", markersize=5.5, color=style.INK, markerfacecolor=style.PAPER)
+
+
 def _headline(runs: pd.DataFrame) -> str:
     finished = int((runs["state"] == "finished").sum())
     happened = int(runs["outcome"].isin(EVENTS).sum())
     return f"{happened} of {style.count(finished, 'finished run')} {event_words(runs)}"
 
 
-def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, pooled: list[str]) -> str:
+def _caption(
+    runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, pooled: list[str], lethal: axes.Axis | None
+) -> str:
     word = event_words(runs)
     sizes = np.concatenate([part["finished"].to_numpy() for part in counts])
     sizes = sizes[sizes > 0]
@@ -154,6 +216,11 @@ def _caption(runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, poo
         text += ", below it the 95 % Wilson interval of that share" if detailed else ""
         text += f" (n = {n} runs a cell)"
     text += f". {explain_event(runs)}"
+    if lethal is not None:
+        text += (
+            f" Dots and bars: the {lethal.label.split(' (')[0]} at which half of a column's runs die, "
+            "and its 95 % interval; an arrow leads beyond the range tested."
+        )
     if (runs["outcome"] == "diverged").any():
         text += " Runs that diverged count as finished."
     open_runs = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]

@@ -11,8 +11,9 @@ from typing import Any, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import axes, page, phase, steps, style
-from analysis.load import load, load_rows, provenance, varying
+from analysis import axes, curves, page, phase, steps, style
+from analysis.inside import Inside, inside
+from analysis.load import EVENTS, load, load_rows, provenance, varying
 from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
@@ -20,6 +21,8 @@ from harness.outcome import Verdict
 
 _LAST = ("prepool/dead_share_batch", "train/loss", "val/accuracy")
 """Metrics whose last value the table of runs shows."""
+_DRAWN = tuple(f"prepool/{kind}_share_{source}" for kind in ("dead", "inert") for source in ("batch", "probe"))
+"""Metrics whose every row the figures of all runs are drawn from."""
 _MOST_VALUES = 4
 """Provenance that has more different values than this is counted, not listed."""
 
@@ -33,12 +36,18 @@ def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Pat
     """
     folder = Path(out)
     runs = load(folder, planned)
-    rows = load_rows(folder, runs)
-    drawn = dict(figures(runs, rows))
-    files = {f"{name}.{kind}": style.image(figure, kind) for name, figure in drawn.items() for kind in ("png", "svg")}
+    rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
+    layers = inside(folder, runs)
+    drawn, within = dict(figures(runs, rows)), dict(layers.figures()) if layers else {}
+    files = {
+        f"{name}.{kind}": style.image(figure, kind)
+        for name, figure in (drawn | within).items()
+        for kind in ("png", "svg")
+    }
     body = [
         *_head(folder, runs),
         *(_figure(name, figure, files[f"{name}.svg"]) for name, figure in drawn.items()),
+        *_inside(layers, runs, [_figure(name, figure, files[f"{name}.svg"]) for name, figure in within.items()]),
         *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
         *_evaluations(folder, runs),
         page.section("Runs", _runs_table(runs), long=True),
@@ -65,6 +74,10 @@ def figures(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figur
         yield "inert_share", steps.unit_share(runs, rows, "inert")
     if (runs["state"] == "finished").any():
         yield "event_steps", steps.event_steps(runs)
+    if runs["outcome"].isin(EVENTS).any():
+        yield "survival", curves.survival_curves(runs)
+    if (runs["outcome"] == "diverged").any():
+        yield "incidence", curves.incidence_curves(runs)
 
 
 def _name(folder: Path) -> str:
@@ -86,6 +99,61 @@ def _figure(name: str, figure: Figure, svg: bytes) -> str:
     files = [f"figures/{name}.{kind}" for kind in ("png", "svg")]
     wide = figure.get_figwidth() > 6
     return page.figure(style.inline_svg(figure, svg, name), style.caption_of(figure), files, wide)
+
+
+def _inside(layers: Inside | None, runs: pd.DataFrame, drawings: list[str]) -> Iterator[str]:
+    """The figures of what happened inside the networks, and every run's first layers to lose their units."""
+    if layers is None:
+        return
+    parts = list(drawings)
+    if any(len(losses) for losses in layers.losses.values()):
+        parts.append(_losses_table(layers, runs))
+        note = (
+            "First layer to lose that share of its units, and the readings, in steps, between which it did; "
+            "+n: as many more layers at the same reading, behind it in the forward pass. A unit of a small layer is "
+            "easily dead on one batch; the probe set is the reference, read more rarely."
+        )
+        parts.append(page.paragraph(note, muted=True))
+    parts += [page.paragraph(f"Left out: {message}", muted=True) for message in layers.damaged]
+    yield page.section("Inside the networks", *parts, long=True)
+
+
+def _losses_table(layers: Inside, runs: pd.DataFrame) -> str:
+    columns = _columns(runs)
+    head = [("run", ""), ("outcome", ""), *((column, "number") for column in columns), ("read on", "")]
+    for share in layers.losses:
+        head += [(f"first to lose {100 * share:g} %", ""), ("in steps", "number")]
+    lost: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for losses in layers.losses.values():
+        for line in losses.to_dict("records"):
+            cells = lost.setdefault((line["run"], line["set"]), [])
+            cells += [page.cell(_first(line)), page.cell(_between(line), "number")]
+    lines = (
+        [
+            _run_link(run),
+            (page.marked(run["outcome"] if run["state"] == "finished" else run["state"]), ""),
+            *(_cell(run[column]) for column in columns),
+            page.cell(words),
+            *lost[run["run_id"], source],
+        ]
+        for run in _sorted(runs).to_dict("records")
+        for source, words in (("batch", "training batch"), ("probe", "probe set"))
+        if (run["run_id"], source) in lost
+    )
+    return page.table(head, lines)
+
+
+def _first(line: Mapping[Any, Any]) -> str:
+    """The first layer to lose a share, and how many more did at that reading."""
+    if pd.isna(line["layer"]):
+        return "none"
+    return f"{line['layer']} (+{line['at_once'] - 1})" if line["at_once"] > 1 else str(line["layer"])
+
+
+def _between(line: Mapping[Any, Any]) -> str:
+    if pd.isna(line["step"]):
+        return "–"
+    return f"≤ {line['step']}" if pd.isna(line["alive_before"]) else f"({line['alive_before']}, {line['step']}]"
 
 
 def _troubles(runs: pd.DataFrame, damaged: list[str]) -> Iterator[str]:

@@ -76,7 +76,7 @@ class WandbSink:
 
             self._wandb: Any = wandb
             # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
-            wandb.util.pd_available = False
+            self._wandb.util.pd_available = False
             self._run = wandb.init(
                 mode=options.mode,
                 dir=str(options.folder),

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import analysis
+from analysis import bench
+from analysis.load import demand
 from harness import store
 from harness.located import InputError
 from tests.analysis_folders import config, damage, died, outcome, survived, write_grid, write_run
@@ -146,3 +149,74 @@ def test_a_folder_of_damaged_runs_only_is_unusable_input_that_names_them(tmp_pat
     damage(tmp_path, "outcome.json")
     with pytest.raises(InputError, match=f"{run.run_id}/outcome.json: damaged"):
         analysis.load(tmp_path)
+
+
+# -- columns, and many runs --------------------------------------------------------------------------------------------
+
+
+def test_some_metrics_only(tmp_path: Path) -> None:
+    write_grid(tmp_path, lambda *_: died(30), widths=[0.125], scales=[1.0, 0.1], seeds=[0])
+    runs = analysis.load(tmp_path)
+    rows = analysis.load_rows(tmp_path, runs, ["prepool/dead_share_batch", "val/accuracy"])
+    assert list(rows) == ["run_id", "step", "prepool/dead_share_batch", "val/accuracy", "model.residual_scale"]
+    whole = analysis.load_rows(tmp_path, runs)
+    pd.testing.assert_frame_equal(rows, whole[list(rows)])
+    with pytest.raises(InputError, match=r"no metric 'val/acc' in these runs; did you mean 'val/accuracy'"):
+        analysis.load_rows(tmp_path, runs, ["val/acc"])
+
+
+def test_runs_with_other_metrics_are_put_together(tmp_path: Path) -> None:
+    """Open rows beside sealed ones; a metric that is whole in one run and real in the other; one that only one has."""
+    first = store.RunDirectory(tmp_path / "runs" / config(seed=0).run_id)
+    second = store.RunDirectory(tmp_path / "runs" / config(seed=1).run_id)
+    for run, number in ((first, 0), (second, 1)):
+        with run.claim():
+            run.write_config(config(seed=number), {})
+    first.append({"step": 0, "a/count": 3})
+    first.append({"step": 10, "a/count": 4, "b/rare": float("inf")})
+    first.finish(survived(10))
+    second.append({"step": 0, "a/count": 2.5})
+    second.append({"step": 5, "c/late": 1.0})
+    rows = analysis.load_rows(tmp_path).set_index(["seed", "step"])
+    assert rows["a/count"].to_dict() == pytest.approx({(0, 0): 3, (0, 10): 4, (1, 0): 2.5, (1, 5): np.nan}, nan_ok=True)
+    assert np.isinf(rows.loc[(0, 10), "b/rare"]) and rows["b/rare"].isna().sum() == 3
+    assert rows["c/late"].dropna().to_dict() == {(1, 5): 1.0}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_table_holds_what_the_rows_hold(tmp_path: Path, finished: bool) -> None:
+    run = write_run(tmp_path, config(), died(30) if finished else None)
+    table = run.table()
+    assert [
+        {name: value for name, value in row.items() if value is not None} for row in table.to_pylist()
+    ] == run.rows()
+    assert run.table(["val/accuracy", "nothing"]).column_names == ["val/accuracy"]
+    assert (run.table(()).num_rows, run.table(()).num_columns) == (len(run.rows()), 0)
+
+
+def test_a_table_whose_seal_is_broken_is_damaged(tmp_path: Path) -> None:
+    run = write_run(tmp_path, config(seed=0), died(30))
+    other = write_run(tmp_path, config(seed=1), died(60))
+    run.file("metrics.parquet").write_bytes(other.file("metrics.parquet").read_bytes())
+    with pytest.raises(store.Damaged, match=r"metrics\.parquet: damaged: its content is not what was sealed"):
+        run.table(())
+    damage(tmp_path, "outcome.json")
+    with pytest.raises(store.Damaged, match=r"outcome\.json: damaged"):
+        store.runs(tmp_path)[0].table()
+
+
+def test_demanded_columns_are_listed_by_kind() -> None:
+    frame = pd.DataFrame(columns=["run_id", "model.width", "train/loss"])
+    demand(frame, "run_id", "train/loss")
+    with pytest.raises(InputError) as error:
+        demand(frame, "model.widht", "train/los")
+    assert error.value.problems == [
+        "no column 'model.widht' in these runs; did you mean 'model.width'? allowed: model.width, run_id",
+        "no metric 'train/los' in these runs; did you mean 'train/loss'? allowed: train/loss",
+    ]
+
+
+def test_the_benchmark_reads_every_row_it_made() -> None:
+    cost = bench.measure_load(runs=120, rows=20)
+    assert (cost.runs, cost.rows_each) == (120, 20) and min(cost.index, cost.phase_map, cost.rows) > 0
+    assert "120 runs of 20 rows of 24 metrics" in str(cost) and cost.disk > 120 * 20 * 24 * 8

@@ -81,7 +81,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_and_the_figures_are_written_beside_the_runs(quickstart: Path) -> None:
     names = sorted(path.name for path in (quickstart / "figures").iterdir())
-    assert names == [f"{name}.{kind}" for name in ("dead_share", "event_steps", "phase_map") for kind in ("png", "svg")]
+    drawn = ("dead_share", "event_steps", "phase_map", "survival")
+    assert names == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     assert (quickstart / "report.html").stat().st_size > 10_000
     assert not list(quickstart.rglob("*.tmp"))
 
