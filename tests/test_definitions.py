@@ -111,6 +111,25 @@ def test_units_killed_by_hand_are_counted_exactly(killed: int) -> None:
     assert (gone is not None and bool(gone.dead.all())) == (killed == 8)
 
 
+@pytest.mark.parametrize("alive", [0, 5, 19])
+def test_a_check_that_looks_for_life_finds_it_in_any_batch_and_looks_there_first_the_next_time(alive: int) -> None:
+    net = Net()
+    net.body = nn.Sequential(nn.ReLU())
+    images = torch.zeros(20, 3, 4, 4)
+    images[alive] = torch.rand(3, 4, 4)
+    passes = []
+    net.pool.register_forward_hook(lambda *_: passes.append(1))
+    net.head = nn.Sequential()
+    with PrePool(net.pool) as prepool:
+        for _ in range(2):
+            assert prepool.read_until_alive(net, images, batch_size=4) is None
+        assert len(passes) == alive // 4 + 2
+        images[alive] = 0
+        reading = prepool.read_until_alive(net, images, batch_size=4)
+        assert reading is not None and bool(reading.dead.all())
+        assert len(passes) == alive // 4 + 2 + 5
+
+
 def test_train_and_eval_statistics_are_read_apart() -> None:
     torch.manual_seed(0)
     net = Net()

@@ -48,6 +48,7 @@ class PrePool:
         self._readings: Tensor | None = None
         self._histogram: tuple[Tensor, Tensor] | None = None
         self._units_reading: definitions.UnitReading | None = None
+        self._alive_batch = 0
 
     def __enter__(self) -> PrePool:
         self._handle = self._pool.register_forward_pre_hook(self._read)
@@ -149,11 +150,14 @@ class PrePool:
         self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
     ) -> definitions.UnitReading:
         reading = self._units_reading = definitions.UnitReading()
+        batches = images.tensor_split(math.ceil(images.shape[0] / batch_size))
+        first = self._alive_batch % len(batches) if stop_when_alive else 0
         try:
             with undisturbed(model, training):
-                for batch in images.tensor_split(math.ceil(images.shape[0] / batch_size)):
-                    model(batch)
+                for number in (*range(first, len(batches)), *range(first)):
+                    model(batches[number])
                     if stop_when_alive and not bool(reading.inert.all()):
+                        self._alive_batch = number  # where there was life, the next check looks first
                         break
         finally:
             self._units_reading = None
