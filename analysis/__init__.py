@@ -4,7 +4,9 @@
     runs = analysis.load("out/quickstart")          # one row a run
     rows = analysis.load_rows("out/quickstart")     # one row a run and step
 
-Figures are in `analysis.phase`, the page in `analysis.report`; both import matplotlib only when they are imported.
+Numbers are in `survival`, `dose`, `contrasts`, `sensitivity`, `growth` and `early_warning`: each is an
+`estimates.Estimate` with its interval and n, or a table of such. Figures are in `phase`, `steps`, `curves` and `plots`,
+the page in `report`; only these import matplotlib.
 """
 
 from analysis.load import DamagedRuns, load, load_rows, varying

@@ -47,8 +47,8 @@ class LoadCost:
             f"{self.runs:,} runs of {self.rows_each:,} rows of {METRICS_EACH} metrics, {self.disk / 1e9:.2f} GB\n"
             f"index, checksums checked  {self.index:6.1f} s\n"
             f"phase map, as PNG         {self.phase_map:6.1f} s\n"
+            f"index and phase map       {self.index + self.phase_map:6.1f} s\n"
             f"rows of {len(METRICS)} metrics         {self.rows:6.1f} s\n"
-            f"together                  {self.index + self.phase_map + self.rows:6.1f} s\n"
             f"largest resident memory   {self.memory / 1e6:6.0f} MB"
         )
 

@@ -116,8 +116,8 @@ def warning_curve(table: pd.DataFrame) -> Figure:
     n = f"{table['n'].max():.0f} runs of {table['groups'].max():.0f} cells"
     caption = (
         "Area under the ROC curve: of pairs of runs alive at the step, one that died later and one that did not, the "
-        "share ranked the right way round; 0.5 is chance. Cross-validated over cells; bars: 95 %, bootstrap over "
-        "cells. Below: runs known to be alive at the step, and those of them that died later."
+        "share ranked the right way round; 0.5 is chance. Cross-validated over cells; bars: 95 % intervals from "
+        "bootstrap samples of the cells. Below: runs known to be alive at the step, and those of them that died later."
     )
     with style.applied():
         figure = style.figure(6.4, 3.3, f"Death foretold, {n}", caption, legend)
@@ -145,7 +145,7 @@ def loss_against_rate(found: Mapping[str, Sensitivity], metric: str = "val/loss"
     """The last loss against the learning rate, for each named set of runs: each seed, and their mean."""
     tones = style.colours(len(found))
     legend = [
-        (f"{name}: {_short(each.estimate)}", Line2D([], [], **_look(place, tones)))
+        (f"{name}: {_short(each.estimate)}, {each.estimate.counted}", Line2D([], [], **_look(place, tones)))
         for place, (name, each) in enumerate(found.items())
     ]
     caption = (

@@ -20,6 +20,7 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 INK = "#1b1f24"
 MUTED = "#59636e"
@@ -165,6 +166,8 @@ def image(figure: Figure, kind: str) -> bytes:
         if figure.get_layout_engine() is not None:  # lay out once, not for every file
             figure.draw_without_rendering()
             figure.set_layout_engine(None)
+            for panel in figure.axes:  # the solver's last digits vary, and names in the file depend on them
+                panel.set_position(Bbox(panel.get_position(original=True).get_points().round(6)))
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return buffer.getvalue()
 

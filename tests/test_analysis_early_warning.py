@@ -54,7 +54,7 @@ def test_over_shuffled_outcomes_the_area_is_one_half() -> None:
 
 
 def test_a_telling_reading_is_found_when_it_begins_to_tell(runs: pd.DataFrame) -> None:
-    table = early_warning.early_warning(runs, telling(runs, from_step=50)).set_index("step")
+    table = judge(runs, telling(runs, from_step=50), resamples=20).set_index("step")
     assert len(table) <= early_warning.MOST_STEPS and table.index[0] == 0 and table.index[-1] == 140
     assert (table.loc[50:, "auc"] > 0.95).all() and (table.loc[50:, "within"] > 0.95).all()
     assert (table.loc[:40, "auc_low"] < 0.5).all() and (table.loc[:40, "auc_high"] > 0.5).all()
