@@ -107,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     probes.add_argument("settings", nargs="*", metavar="CONFIG.yaml|key=value", help="the run whose step is measured")
     probes.add_argument("--pairs", type=_count, default=60, metavar="N", help="of steps (default: %(default)s)")
     probes.set_defaults(measure=_bench_probes)
+    load = costs.add_parser("load", help="how long many simulated runs take to load and to draw as a map")
+    load.add_argument("--runs", type=_count, default=10_000, metavar="N", help="default: %(default)s")
+    load.add_argument("--rows", type=_count, default=1_000, metavar="N", help="of each run (default: %(default)s)")
+    load.set_defaults(measure=_bench_load)
 
     evaluate = command(
         "evaluate",
@@ -231,6 +235,13 @@ def _bench_probes(options: argparse.Namespace) -> int:
     from harness.bench.probes import bench_probes
 
     print(bench_probes(config, options.pairs))
+    return DONE
+
+
+def _bench_load(options: argparse.Namespace) -> int:
+    from analysis.bench import measure_load
+
+    print(measure_load(options.runs, options.rows))
     return DONE
 
 
