@@ -70,6 +70,8 @@ class Trainee:
         train = config.train
         if train.precision == "tf32" and device.type != "cuda":
             raise ValueError("train.precision: tf32 needs a GPU; on the CPU: float32, bf16")
+        if train.sync_batch_norm and device.type != "cuda":
+            raise ValueError("train.sync_batch_norm needs GPUs: torch has no synchronised batch-norm on the CPU")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
         torch.manual_seed(config.seed)
         settings = config.model.model_dump(exclude={"name", "weights_sha256"})

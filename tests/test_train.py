@@ -168,6 +168,11 @@ def test_tf32_is_refused_without_a_gpu(tmp_path: Path) -> None:
         run_in(tmp_path, tiny(train={"precision": "tf32"}))
 
 
+def test_synchronised_batch_norm_is_refused_without_gpus(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs"):
+        run_in(tmp_path, tiny(train={"sync_batch_norm": True}))
+
+
 @pytest.mark.slow
 def test_compiled_training_is_close_to_eager_and_its_checkpoint_is_the_same_kind(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 8, "check_every": 5}
