@@ -17,8 +17,9 @@ from harness import distributed
 from harness.data.dataset import Batches, Dataset
 from harness.data.part import Part
 from harness.outcome import SCREEN
+from harness.probes.apart import images_together
 from harness.probes.definitions import UnitReading
-from harness.probes.prepool import BATCH_READINGS, EVAL_BATCH, PrePool, undisturbed
+from harness.probes.prepool import BATCH_READINGS, PrePool, undisturbed
 from harness.sinks import Histogram, Sink
 from harness.trainee import Trainee
 
@@ -174,7 +175,7 @@ class Watch:
         known = None if suffix else self.known
         with self.trainee.autocast():
             row = self.prepool.read_set(model, self.probe_images, size, known)
-            row |= held_out_reading(model, self.data.held_out)
+            row |= held_out_reading(model, self.data.held_out, images_together(self.probe_images))
             if self.trainee.probe is not None and not suffix:
                 self.trainee.probe.read_set(self.probe_images, batch_size=size, step=self.trainee.step)
         return {name + suffix: value for name, value in row.items()}
@@ -186,7 +187,7 @@ def largest_parameter(model: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(list(model.parameters()), ord=float("inf"))).max().double()
 
 
-def held_out_reading(model: nn.Module, part: Part, batch_size: int = EVAL_BATCH) -> dict[str, float]:
+def held_out_reading(model: nn.Module, part: Part, batch_size: int) -> dict[str, float]:
     """Mean loss and accuracy on held-out images, with eval-mode batch-norm."""
     loss = torch.zeros((), dtype=torch.float64, device=part.labels.device)
     hits, count = torch.zeros_like(loss), 0  # a folder's images that cannot be read are left out

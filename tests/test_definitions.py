@@ -123,11 +123,50 @@ def test_a_check_that_looks_for_life_finds_it_in_any_batch_and_looks_there_first
     with PrePool(net.pool) as prepool:
         for _ in range(2):
             assert prepool.read_until_alive(net, images, batch_size=4) is None
-        assert len(passes) == alive // 4 + 2
+        # the first batch, all together unless there was life in it, and where that was found
+        assert len(passes) == (2 if alive < 4 else 3)
         images[alive] = 0
         reading = prepool.read_until_alive(net, images, batch_size=4)
         assert reading is not None and bool(reading.dead.all())
-        assert len(passes) == alive // 4 + 2 + 5
+        assert len(passes) == (2 if alive < 4 else 3) + 2
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 7, 20, 30])
+def test_a_set_read_together_reads_like_its_batches_one_by_one(batch_size: int) -> None:
+    torch.manual_seed(0)
+    net = Net().to(memory_format=torch.channels_last)
+    net.body.insert(0, nn.BatchNorm2d(3, affine=False))
+    images = torch.randn(20, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    images *= torch.arange(1.0, 21).view(20, 1, 1, 1)  # statistics that differ between batches
+    inputs: list[Tensor] = []
+    net.pool.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    buffers = [buffer.clone() for buffer in net.buffers()]
+    with PrePool(net.pool) as prepool:
+        together = prepool.read_set(net, images, batch_size)
+    passes = len(inputs) - 1  # the last one is eval mode's
+    assert passes == len({len(batch) for batch in images.tensor_split(math.ceil(20 / batch_size))})
+    with undisturbed(net, training=True):
+        for batch in images.tensor_split(math.ceil(20 / batch_size)):
+            net(batch)
+    torch.testing.assert_close(torch.cat(inputs[:passes]), torch.cat(inputs[passes + 1 :]), rtol=1e-5, atol=1e-5)
+    dead = words.dead_units(torch.cat(inputs[passes + 1 :]))
+    assert together["prepool/dead_units_probe"] == int(dead.sum())
+    assert all(torch.equal(*pair) for pair in zip(buffers, net.buffers(), strict=True))
+    assert "forward" not in net.body[0].__dict__
+
+
+def test_a_batch_norm_that_cannot_be_split_is_read_batch_by_batch() -> None:
+    class OwnNorm(nn.BatchNorm2d):
+        pass
+
+    torch.manual_seed(0)
+    net = Net()
+    net.body[1] = OwnNorm(8)
+    passes: list[int] = []
+    net.pool.register_forward_hook(lambda *_: passes.append(1))
+    with PrePool(net.pool) as prepool:
+        prepool.read_set(net, torch.randn(20, 3, 6, 6), batch_size=4)
+    assert len(passes) == 5 + 1
 
 
 def test_train_and_eval_statistics_are_read_apart() -> None:

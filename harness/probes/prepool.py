@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.probes import definitions
+from harness.probes.apart import can_normalise_apart, images_together, normalised_apart
 
 BATCH_READINGS = (
     "zero_fraction",
@@ -23,7 +24,6 @@ BATCH_READINGS = (
     "rms",
 )
 HISTOGRAM_BINS = 64
-EVAL_BATCH = 64
 
 
 class PrePool:
@@ -48,6 +48,7 @@ class PrePool:
         self._readings: Tensor | None = None
         self._histogram: tuple[Tensor, Tensor] | None = None
         self._units_reading: definitions.UnitReading | None = None
+        self._brightest: Tensor | None = None
         self._alive_batch = 0
 
     def __enter__(self) -> PrePool:
@@ -67,6 +68,7 @@ class PrePool:
         x = inputs[0]
         if self._units_reading is not None:
             self._units_reading.add(x)
+            self._brightest = x.flatten(1).amax(dim=1).argmax()
         if not self._armed:
             return
         self._armed = False
@@ -123,14 +125,11 @@ class PrePool:
         """Dead and inert units on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm.
 
         `known` is a train-mode reading of the same set and parameters that was made before. Eval-mode statistics do not
-        depend on the batch, so that reading takes larger batches.
+        depend on the batch, so that reading takes as many images at once as it likes.
         """
         row: dict[str, int | float] = {}
         for suffix, training in (("probe", True), ("probe_eval", False)):
-            if training:
-                reading = known or self._read_units(model, images, batch_size, training)
-            else:
-                reading = self._read_units(model, images, max(batch_size, EVAL_BATCH), training)
+            reading = known if known is not None and training else self._read_units(model, images, batch_size, training)
             counts = torch.stack([reading.dead.sum(), reading.inert.sum()]).tolist()
             units = reading.dead.numel()
             for name, count in zip(("dead", "inert"), counts, strict=True):
@@ -150,18 +149,47 @@ class PrePool:
         self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
     ) -> definitions.UnitReading:
         reading = self._units_reading = definitions.UnitReading()
-        batches = images.tensor_split(math.ceil(images.shape[0] / batch_size))
-        first = self._alive_batch % len(batches) if stop_when_alive else 0
         try:
             with undisturbed(model, training):
-                for number in (*range(first, len(batches)), *range(first)):
-                    model(batches[number])
+                if stop_when_alive:  # where there was life, look first
+                    batches = images.tensor_split(math.ceil(len(images) / batch_size))
+                    model(batches[self._alive_batch % len(batches)])
+                    if not bool(reading.inert.all()):
+                        return reading
+                    reading = self._units_reading = definitions.UnitReading()
+                for start, stop, size in _passes(model, images, batch_size, training):
+                    apart = training and stop - start > size
+                    with normalised_apart(model, size) if apart else contextlib.nullcontext():
+                        model(images[start:stop])
                     if stop_when_alive and not bool(reading.inert.all()):
-                        self._alive_batch = number  # where there was life, the next check looks first
+                        assert self._brightest is not None
+                        self._alive_batch = (start + int(self._brightest)) // batch_size
                         break
         finally:
-            self._units_reading = None
+            self._units_reading = self._brightest = None
         return reading
+
+
+def _passes(model: nn.Module, images: Tensor, batch_size: int, training: bool) -> Iterator[tuple[int, int, int]]:
+    """Start, stop and size of the batches of each forward pass over a set.
+
+    In eval mode a pass is one batch. In train mode it is several of one size, if the model allows it.
+    """
+    count, together = len(images), images_together(images)
+    if not training:
+        size = max(batch_size, together)
+        yield from ((start, min(start + size, count), size) for start in range(0, count, size))
+        return
+    batches = math.ceil(count / batch_size)
+    small, larger = divmod(count, batches)  # sizes as torch.tensor_split has them: they differ by one at most
+    start = 0
+    for size, number in ((small + 1, larger), (small, batches - larger)):
+        most = max(1, together // size) if can_normalise_apart(model) else 1
+        end = start + number * size
+        while start < end:
+            stop = min(start + most * size, end)
+            yield start, stop, size
+            start = stop
 
 
 @contextlib.contextmanager
