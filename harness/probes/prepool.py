@@ -148,17 +148,19 @@ class PrePool:
     def _read_units(
         self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
     ) -> definitions.UnitReading:
-        reading = self._units_reading = definitions.UnitReading()
+        apart = training and can_normalise_apart(model)
         try:
-            with undisturbed(model, training):
+            with undisturbed(model, training, buffers_rest=apart):
                 if stop_when_alive:  # where there was life, look first
                     batches = images.tensor_split(math.ceil(len(images) / batch_size))
-                    model(batches[self._alive_batch % len(batches)])
+                    first = batches[self._alive_batch % len(batches)]
+                    reading = self._units_reading = definitions.UnitReading()
+                    with normalised_apart(model, len(first)) if apart else contextlib.nullcontext():
+                        model(first)
                     if not bool(reading.inert.all()):
                         return reading
-                    reading = self._units_reading = definitions.UnitReading()
-                for start, stop, size in _passes(model, images, batch_size, training):
-                    apart = training and stop - start > size
+                reading = self._units_reading = definitions.UnitReading()
+                for start, stop, size in _passes(images, batch_size, training, apart):
                     with normalised_apart(model, size) if apart else contextlib.nullcontext():
                         model(images[start:stop])
                     if stop_when_alive and not bool(reading.inert.all()):
@@ -170,10 +172,10 @@ class PrePool:
         return reading
 
 
-def _passes(model: nn.Module, images: Tensor, batch_size: int, training: bool) -> Iterator[tuple[int, int, int]]:
+def _passes(images: Tensor, batch_size: int, training: bool, apart: bool) -> Iterator[tuple[int, int, int]]:
     """Start, stop and size of the batches of each forward pass over a set.
 
-    In eval mode a pass is one batch. In train mode it is several of one size, if the model allows it.
+    In eval mode a pass is one batch. In train mode it is several of one size where they are normalised `apart`.
     """
     count, together = len(images), images_together(images)
     if not training:
@@ -184,7 +186,7 @@ def _passes(model: nn.Module, images: Tensor, batch_size: int, training: bool) -
     small, larger = divmod(count, batches)  # sizes as torch.tensor_split has them: they differ by one at most
     start = 0
     for size, number in ((small + 1, larger), (small, batches - larger)):
-        most = max(1, together // size) if can_normalise_apart(model) else 1
+        most = max(1, together // size) if apart else 1
         end = start + number * size
         while start < end:
             stop = min(start + most * size, end)
@@ -193,24 +195,26 @@ def _passes(model: nn.Module, images: Tensor, batch_size: int, training: bool) -
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
+def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) -> Iterator[None]:
     """Forward passes that leave no trace: no gradients; dropout off; buffers, modes and random state as before.
 
-    `training` chooses the statistics that batch-norm uses: the batch's, or its running ones.
+    `training` chooses the statistics that batch-norm uses: the batch's, or its running ones. `buffers_rest` says that
+    no forward pass will move a buffer, which saves keeping them.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and not buffers_rest else []
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    changed = []
     try:
-        model.train(training)
         for module in model.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.eval()
+            wanted = training and not isinstance(module, nn.modules.dropout._DropoutNd)
+            if module.training != wanted:
+                module.training = wanted
+                changed.append(module)
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in changed:
+            module.training = not module.training
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
