@@ -20,7 +20,8 @@ from harness.outcome import Event
 EVENTS: tuple[str, ...] = get_args(Event)
 """Outcomes that are the death of a network: died, or collapsed where exact zeros are all but impossible."""
 
-_STEPS = ("outcome_step", "outcome_last_live_step", "collapsed_step", "revival_step", "last_step")
+STEPS = ("outcome_step", "outcome_last_live_step", "collapsed_step", "revival_step", "last_step")
+"""Columns of a frame of runs that are steps, or missing."""
 
 
 class DamagedRuns(UserWarning):
@@ -48,7 +49,7 @@ def load(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> pd.D
     sound = [record for record in records if record["run_id"] in tables]
     if not sound:
         raise InputError([_no_runs(folder), *damaged])
-    runs = pd.DataFrame(sound).astype(dict.fromkeys(_STEPS, "Int64"))
+    runs = pd.DataFrame(sound).astype(dict.fromkeys(STEPS, "Int64"))
     _report_damage(runs, damaged)
     return runs
 

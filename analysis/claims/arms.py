@@ -1,0 +1,69 @@
+"""What the rules of claims are made of: groups of finished runs, and the share of them that died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims.claim import Verdict
+from analysis.estimates import Estimate, share_above, share_below, wilson
+from analysis.load import EVENTS
+from analysis.results import Results
+
+FEW = 0.1
+"""A share of runs below this is "about zero"."""
+MOST = 0.5
+"""A share of runs above this is "most"."""
+ENOUGH = 29
+"""Runs that a claim of "never" takes: with none among them the one-sided 95 % bound is just below FEW."""
+
+Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
+
+
+def where(results: Results, **fields: Any) -> pd.DataFrame:
+    """The finished runs that have these values; `model__width=0.5` names the field model.width."""
+    runs = results.runs[results.runs["state"] == "finished"]
+    for name, value in fields.items():
+        runs = runs[runs[name.replace("__", ".")] == value]
+    return runs
+
+
+def died(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs had their net's event: all pre-pool units dead, or inert where dead ones are all but impossible."""
+    return runs["outcome"].isin(EVENTS)
+
+
+def collapsed(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs had all pre-pool units inert, dead or not: what nets with and without a last batch-norm share."""
+    return died(runs) | runs["collapsed_step"].notna()
+
+
+def share(runs: pd.DataFrame, event: Mask = died) -> Estimate:
+    """The share of runs with the event, with Wilson's interval."""
+    events, n = int(event(runs).sum()), len(runs)
+    low, high = wilson(events, n)
+    return Estimate(events / n if n else float("nan"), low, high, n)
+
+
+def at_least(runs: pd.DataFrame, event: Mask = died) -> float:
+    """The one-sided 95 % lower bound of the share with the event."""
+    return share_above(int(event(runs).sum()), len(runs)) if len(runs) else 0.0
+
+
+def at_most(runs: pd.DataFrame, event: Mask = died) -> float:
+    """The one-sided 95 % upper bound of the share with the event."""
+    return share_below(int(event(runs).sum()), len(runs)) if len(runs) else 1.0
+
+
+def count(runs: pd.DataFrame, event: Mask = died) -> str:
+    """Such as `3 of 10`."""
+    return f"{int(event(runs).sum())} of {len(runs)}"
+
+
+def never(runs: pd.DataFrame, event: Mask) -> Verdict:
+    """Whether the event is about absent: with ENOUGH runs and an upper bound below FEW; not with a lower one above."""
+    if at_least(runs, event) > FEW:
+        return "does not hold"
+    return "holds" if len(runs) >= ENOUGH and at_most(runs, event) < FEW else "undecided"

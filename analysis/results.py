@@ -1,0 +1,100 @@
+"""Results of a sweep: from its output folder, or compact ones, which are committed: one row a run, and a few metrics.
+
+A folder of compact results holds `sweep.yaml` as it was given, `index.parquet` (a frame of `load`) and `rows.parquet`
+(a frame of `load_rows` with the metrics that somebody needs).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from analysis.load import STEPS, load, load_rows
+from harness import store
+from harness.located import InputError
+
+INDEX, ROWS = "index.parquet", "rows.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What came out of a sweep.
+
+    name: the sweep's, or the folder's if that has none. folder: where it was read from. runs: one row a run, as `load`
+    gives them. rows: one row a run and step, as `load_rows` does.
+    """
+
+    name: str
+    folder: Path
+    runs: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def read(folder: str | os.PathLike[str]) -> Results:
+    """The results in a folder: the output of `harness sweep`, or compact ones.
+
+    Raises InputError for a folder that is missing or holds no runs, and for compact results that cannot be read.
+    """
+    place = Path(folder)
+    if not is_compact(place):
+        runs = load(place)
+        return Results(_name(place), place, runs, load_rows(place, runs))
+    try:
+        runs, rows = (pd.read_parquet(place / name) for name in (INDEX, ROWS))
+    except (OSError, ValueError) as error:
+        raise InputError([f"{place}: its compact results cannot be read: {error}"]) from None
+    return Results(_name(place), place, runs.astype(dict.fromkeys(STEPS, "Int64")), rows)
+
+
+def is_compact(folder: Path) -> bool:
+    """Whether a folder holds compact results."""
+    return (folder / ROWS).is_file() and not (folder / "runs").is_dir()
+
+
+def read_all(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Results]:
+    """The results of several sweeps by name. Raises InputError as `read` does, all at once, and for a name twice."""
+    found: dict[str, Results] = {}
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            results = read(folder)
+        except InputError as error:
+            problems += error.problems
+            continue
+        if results.name in found:
+            first = found[results.name].folder
+            problems.append(f"{folder}: results of the sweep {results.name!r}, as {first} holds; give one of them")
+        found[results.name] = results
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def write_compact(results: Results, target: Path, metrics: Sequence[str]) -> None:
+    """Write compact results, with these metrics of the rows, those apart that no run has."""
+    there = [name for name in metrics if name in results.rows]
+    rows = results.rows[["run_id", "step", *there]].dropna(how="all", subset=there) if there else results.rows[:0]
+    small = {"step": "int32", "run_id": "category"} | dict.fromkeys(there, "float32")
+    rows = rows[["run_id", "step", *there]].astype(small)
+    text = store.sweep_text(results.folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, frame in ((INDEX, results.runs), (ROWS, rows)):
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False, compression="zstd")
+        store.write_atomically(target / name, buffer.getvalue())
+    if text is not None:
+        store.write_sweep_text(target, text)
+
+
+def _name(folder: Path) -> str:
+    """The sweep's own name; the folder's, if the sweep has none."""
+    text = store.sweep_text(folder)
+    content = None if text is None else yaml.safe_load(text)
+    name = content.get("name") if isinstance(content, dict) else None
+    return str(name or folder.resolve().name)
