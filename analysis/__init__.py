@@ -9,6 +9,6 @@ Numbers are in `survival`, `dose`, `contrasts`, `sensitivity`, `growth` and `ear
 the page in `report`; only these import matplotlib.
 """
 
-from analysis.load import DamagedRuns, load, load_rows, varying
+from analysis.load import DamagedRuns, load, load_rows, strangers, varying
 
-__all__ = ["DamagedRuns", "load", "load_rows", "varying"]
+__all__ = ["DamagedRuns", "load", "load_rows", "strangers", "varying"]

@@ -79,6 +79,19 @@ def load_rows(
     return rows
 
 
+def strangers(out: str | os.PathLike[str], runs: pd.DataFrame, planned: Iterable[RunConfig]) -> pd.Series[bool]:
+    """Which runs of a folder are not among the `planned` ones, those of its sweep; none where nothing is planned.
+
+    A run of an older version is known by the identity that its configuration has today.
+    """
+    ids = {config.run_id for config in planned}
+
+    def strange(run_id: str) -> bool:
+        return run_id not in ids and store.RunDirectory(Path(out) / "runs" / run_id).config().run_id not in ids
+
+    return pd.Series([bool(ids) and strange(run_id) for run_id in runs["run_id"]], index=runs.index, dtype=bool)
+
+
 def demand(frame: pd.DataFrame, *columns: str) -> None:
     """Raise InputError for each column that the frame lacks, listing metrics or configuration fields that it has."""
     problems = []

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import axes, curves, page, phase, steps, style
+from analysis import axes, curves, page, phase, results, steps, style
+from analysis.claims import CLAIMS, Finding, judge, scoreboard
 from analysis.inside import Inside, inside
-from analysis.load import EVENTS, load, load_rows, provenance, varying
+from analysis.load import EVENTS, load, load_rows, provenance, strangers, varying
 from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
@@ -30,24 +32,30 @@ _MOST_VALUES = 4
 def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Path:
     """Write OUT/report.html and OUT/figures/*.png and *.svg from the runs in OUT; gives the page's path.
 
-    `planned` are configurations that are shown as pending where they have no folder yet. Damaged run folders are left
-    out, named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing, holds no
+    `planned` are the sweep's configurations: shown as pending where they have no folder yet; runs of the folder that
+    are not among them are of another sweep, listed on the page and in no figure. Damaged run folders are left out,
+    named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing, holds no
     readable run, or cannot be written.
     """
-    folder = Path(out)
-    runs = load(folder, planned)
+    folder, planned = Path(out), tuple(planned)
+    found = load(folder, planned)
+    foreign = strangers(folder, found, planned)
+    runs, others = found[~foreign].reset_index(drop=True), found[foreign]
     rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
     layers = inside(folder, runs)
+    judged = _judged(folder, runs)
     drawn, within = dict(figures(runs, rows)), dict(layers.figures()) if layers else {}
     files = {
         f"{name}.{kind}": style.image(figure, kind)
-        for name, figure in (drawn | within).items()
+        for name, figure in (drawn | within | dict(judged.figures)).items()
         for kind in ("png", "svg")
     }
     body = [
         *_head(folder, runs),
         *(_figure(name, figure, files[f"{name}.svg"]) for name, figure in drawn.items()),
+        *_claims(judged, files),
         *_inside(layers, runs, [_figure(name, figure, files[f"{name}.svg"]) for name, figure in within.items()]),
+        *_others(others),
         *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
         *_evaluations(folder, runs),
         page.section("Runs", _runs_table(runs), long=True),
@@ -78,6 +86,46 @@ def figures(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figur
         yield "survival", curves.survival_curves(runs)
     if (runs["outcome"] == "diverged").any():
         yield "incidence", curves.incidence_curves(runs)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The claims that this sweep alone decides, and their figures."""
+
+    findings: tuple[Finding, ...] = ()
+    figures: tuple[tuple[str, Figure], ...] = ()
+
+
+def _judged(folder: Path, runs: pd.DataFrame) -> _Judged:
+    name = results.name_of(folder)
+    claims = [claim for claim in CLAIMS if claim.sweeps == (name,)]
+    if not claims or not (runs["state"] == "finished").any():
+        return _Judged()
+    metrics = {metric for claim in claims for metric in claim.metrics if metric in runs}
+    own = {name: results.Results(name, folder, runs, load_rows(folder, runs, sorted(metrics)))}
+    findings = judge(claims, own)
+    return _Judged(findings, tuple(scoreboard.figures(findings, own)))
+
+
+def _claims(judged: _Judged, files: Mapping[str, bytes]) -> Iterator[str]:
+    """The scoreboard of the claims that this sweep decides, each with its figures."""
+    if not judged.findings:
+        return
+    head = [(word, "") for word in scoreboard.HEAD]
+    lines = ([page.cell(text) for text in line] for line in scoreboard.lines(judged.findings))
+    note = "Claims that need other sweeps too are judged by harness claims DIR DIR ..."
+    drawings = [_figure(name, figure, files[f"{name}.svg"]) for name, figure in judged.figures]
+    yield page.section("Claims", page.table(head, lines), page.paragraph(note, muted=True), *drawings, long=True)
+
+
+def _others(others: pd.DataFrame) -> Iterator[str]:
+    """Runs of the folder that its sweep does not have."""
+    if others.empty:
+        return
+    lines = ([_run_link(run), page.cell(str(run["outcome"] if run["state"] == "finished" else run["state"]))]
+             for run in others.to_dict("records"))  # fmt: skip
+    table = page.table([("run", ""), ("outcome", "")], lines)
+    yield page.section(f"Of another sweep: {style.count(len(others), 'run')}, in no figure or count", table)
 
 
 def _name(folder: Path) -> str:

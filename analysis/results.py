@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from analysis.load import STEPS, load, load_rows
+from analysis.load import STEPS, load, load_rows, strangers
 from harness import store
+from harness.config import RunConfig
 from harness.located import InputError
 
 INDEX, ROWS = "index.parquet", "rows.parquet"
+
+
+class ForeignRuns(UserWarning):
+    """Runs of another sweep were left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +42,25 @@ class Results:
     rows: pd.DataFrame
 
 
-def read(folder: str | os.PathLike[str]) -> Results:
+def read(folder: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Results:
     """The results in a folder: the output of `harness sweep`, or compact ones.
 
-    Raises InputError for a folder that is missing or holds no runs, and for compact results that cannot be read.
+    `planned` are the configurations of the folder's sweep; runs of another one are left out, with a warning. Raises
+    InputError for a folder that is missing or holds no runs, and for compact results that cannot be read.
     """
     place = Path(folder)
     if not is_compact(place):
         runs = load(place)
-        return Results(_name(place), place, runs, load_rows(place, runs))
+        foreign = strangers(place, runs, planned)
+        if foreign.any():
+            warnings.warn(f"{place}: {foreign.sum()} runs of another sweep left out", ForeignRuns, stacklevel=2)
+            runs = runs[~foreign].reset_index(drop=True)
+        return Results(name_of(place), place, runs, load_rows(place, runs))
     try:
         runs, rows = (pd.read_parquet(place / name) for name in (INDEX, ROWS))
     except (OSError, ValueError) as error:
         raise InputError([f"{place}: its compact results cannot be read: {error}"]) from None
-    return Results(_name(place), place, runs.astype(dict.fromkeys(STEPS, "Int64")), rows)
+    return Results(name_of(place), place, runs.astype(dict.fromkeys(STEPS, "Int64")), rows)
 
 
 def is_compact(folder: Path) -> bool:
@@ -57,13 +68,18 @@ def is_compact(folder: Path) -> bool:
     return (folder / ROWS).is_file() and not (folder / "runs").is_dir()
 
 
-def read_all(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Results]:
-    """The results of several sweeps by name. Raises InputError as `read` does, all at once, and for a name twice."""
+def read_all(
+    folders: Iterable[str | os.PathLike[str]], planned: Callable[[Path], Iterable[RunConfig]] = lambda _: ()
+) -> dict[str, Results]:
+    """The results of several sweeps by name. `planned` gives the configurations of a folder's sweep.
+
+    Raises InputError as `read` does, all at once, and for a name twice.
+    """
     found: dict[str, Results] = {}
     problems: list[str] = []
     for folder in folders:
         try:
-            results = read(folder)
+            results = read(folder, () if is_compact(Path(folder)) else planned(Path(folder)))
         except InputError as error:
             problems += error.problems
             continue
@@ -92,7 +108,7 @@ def write_compact(results: Results, target: Path, metrics: Sequence[str]) -> Non
         store.write_sweep_text(target, text)
 
 
-def _name(folder: Path) -> str:
+def name_of(folder: Path) -> str:
     """The sweep's own name; the folder's, if the sweep has none."""
     text = store.sweep_text(folder)
     content = None if text is None else yaml.safe_load(text)

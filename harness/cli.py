@@ -8,10 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from harness.located import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.claims import Finding
 
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -89,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         "report", _report, "draw figures and one self-contained report.html", "harness report out/quickstart"
     )
     report.add_argument("dir", type=Path, metavar="DIR", help="an output folder")
+
+    claims = command(
+        "claims", _claims, "judge the claims by the results of sweeps", "harness claims experiments/results/*"
+    )
+    claims.add_argument(
+        "dirs", nargs="+", type=Path, metavar="DIR", help="output folders of sweeps, or compact results of them"
+    )
+    form = claims.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="every number and rule, as one JSON list")
+    form.add_argument("--markdown", action="store_true", help="a table of Markdown")
+    claims.add_argument("--save", type=Path, metavar="DIR", help="write the compact results of each sweep below DIR")
 
     models = command(
         "models", _models, "show the table of architectures", "harness models --width 0.125 --image-size 32"
@@ -208,6 +225,43 @@ def _report(options: argparse.Namespace) -> int:
         print(warning.message, file=sys.stderr)
     console.print(f"report: {page}")
     return DONE
+
+
+def _claims(options: argparse.Namespace) -> int:
+    import warnings
+
+    from analysis.claims import CLAIMS, judge, scoreboard
+    from analysis.findings import save
+    from analysis.results import read_all
+    from harness.sweep.run import sweep_configs
+
+    with warnings.catch_warnings(record=True) as damaged:
+        results = read_all(options.dirs, sweep_configs)
+    for warning in damaged:
+        print(warning.message, file=sys.stderr)
+    if options.save is not None:
+        for each in results.values():
+            print(f"saved: {save(each, options.save)}", file=sys.stderr)
+    findings = judge(CLAIMS, results)
+    if options.json:
+        print(json.dumps(scoreboard.as_dicts(findings), indent=1))
+    elif options.markdown:
+        print(scoreboard.markdown(findings), end="")
+    else:
+        console.print(_scoreboard_table(findings))
+    return DONE
+
+
+def _scoreboard_table(findings: Sequence[Finding]) -> Table:
+    from rich.table import Table
+
+    from analysis.claims import scoreboard
+
+    table = Table(*scoreboard.HEAD, show_lines=True)
+    colours = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
+    for finding, line in zip(findings, scoreboard.lines(findings), strict=True):
+        table.add_row(*line[:3], f"[{colours[finding.verdict]}]{finding.verdict}[/]", *line[4:])
+    return table
 
 
 def _models(options: argparse.Namespace) -> int:

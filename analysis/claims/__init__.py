@@ -4,10 +4,10 @@ from analysis import claims, results
 findings = claims.judge(claims.CLAIMS, results.read_all(["experiments/results/filters", ...]))
 """
 
-from analysis.claims import course, filters, remedies, theory
+from analysis.claims import course, filters, remedies, scoreboard, theory
 from analysis.claims.claim import Claim, Finding, Judgement, judge
 
-__all__ = ["CLAIMS", "Claim", "Finding", "Judgement", "judge"]
+__all__ = ["CLAIMS", "Claim", "Finding", "Judgement", "judge", "scoreboard"]
 
 
 def _order(claim: Claim) -> tuple[int, str]:

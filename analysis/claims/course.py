@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import curves, plots, survival
+from analysis import plots, survival
 from analysis import early_warning as warning
 from analysis.claims.arms import FEW, MOST, at_least, at_most, count, died, never, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
@@ -143,10 +142,6 @@ def foretold(results: Mapping[str, Results]) -> Judgement:
     return Judgement(verdict, gain, "gain in AUC over width, scale and rate", arms=arms, remarks=remarks)
 
 
-def _survival(sweep: str, colour: str, results: Mapping[str, Results]) -> Figure:
-    return curves.survival_curves(results[sweep].runs, colour=colour)
-
-
 def draw_warning(results: Mapping[str, Results]) -> Figure:
     """The AUC against the step of the prediction."""
     return plots.warning_curve(
@@ -187,7 +182,6 @@ CLAIMS = (
         "above 10 %; does not hold if the difference lies below -50 %",
         lower_rate,
         "share that died by an equal cumulative rate",
-        draw=partial(_survival, "learning_rate", "optim.lr"),
     ),
     Claim(
         "C5",
@@ -198,7 +192,6 @@ CLAIMS = (
         "holds if in every arm the one-sided bound is above 50 %, does not hold if in some arm it is below",
         warm_up,
         "share that died",
-        draw=partial(_survival, "warmup", "optim.warmup.lr"),
     ),
     Claim(
         "C13",

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
-
-from analysis import contrasts, curves, survival
+from analysis import contrasts, survival
 from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
 from analysis.estimates import Estimate, mean, share_difference
@@ -155,11 +153,6 @@ def _less_one(ratio: Estimate) -> Estimate:
     return Estimate(ratio.value - 1, ratio.low - 1, ratio.high - 1, ratio.n, ratio.unit)
 
 
-def draw_bias(results: Mapping[str, Results]) -> Figure:
-    """Survival with each kind of bias, a panel a rate."""
-    return curves.survival_curves(results["bias"].runs, panel="optim.lr", colour="model.up_projection_bias")
-
-
 _PLACES = {
     "pre_pool": ("C4a", "A further batch-norm before the last ReLU does not help", "paper", False),
     "branch_output": ("C4b", "A further batch-norm on the branches' outputs prevents the collapse", "ours", True),
@@ -202,7 +195,6 @@ CLAIMS = (
         f"holds if p < 0.05, does not hold if without a trained bias runs live within {HARDLY:g} steps as long",
         bias,
         "share that died",
-        draw=draw_bias,
     ),
     Claim(
         "C10a",

@@ -1,0 +1,63 @@
+"""What is committed about the claims, redrawn from the compact results: `make findings`.
+
+Reads every folder of experiments/results/, writes experiments/figures/claims/*.png and the scoreboard into README.md
+and experiments/FINDINGS.md, between the lines that mark its place.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from analysis import style
+from analysis.claims import CLAIMS, judge, scoreboard
+from analysis.results import Results, read_all, write_compact
+from harness import store
+from harness.located import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+FIGURES = ROOT / "experiments" / "figures" / "claims"
+PAGES = (ROOT / "README.md", ROOT / "experiments" / "FINDINGS.md")
+OPENING, CLOSING = "<!-- scoreboard: `make findings` writes it -->", "<!-- end of the scoreboard -->"
+
+
+def committed() -> dict[str, Results]:
+    """The compact results that are committed, by sweep."""
+    return read_all(sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()))
+
+
+def save(results: Results, root: Path) -> Path:
+    """Write a sweep's compact results below a folder, with the metrics that any claim needs of it."""
+    wanted = {metric for claim in CLAIMS if results.name in claim.sweeps for metric in claim.metrics}
+    target = root / results.name
+    write_compact(results, target, sorted(wanted))
+    return target
+
+
+def with_scoreboard(text: str, table: str, where: str) -> str:
+    """A page with its scoreboard replaced. Raises InputError if the page does not mark the place."""
+    before, opening, rest = text.partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    if not (opening and closing):
+        raise InputError([f"{where}: does not mark the scoreboard's place with {OPENING} and {CLOSING}"])
+    return f"{before}{OPENING}\n\n{table}\n{CLOSING}{after}"
+
+
+def main() -> int:
+    """Redraw everything; gives the exit code."""
+    results = committed()
+    findings = judge(CLAIMS, results)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name, figure in scoreboard.figures(findings, results):
+        store.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
+    table = scoreboard.markdown(findings)
+    for page in PAGES:
+        text = with_scoreboard(page.read_text(encoding="utf-8"), table, str(page))
+        store.write_atomically(page, text.encode())
+    print(table, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
