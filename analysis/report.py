@@ -29,13 +29,47 @@ _MOST_VALUES = 4
 """Provenance that has more different values than this is counted, not listed."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """A report that is not written yet.
+
+    folder: the output folder. html: the page. files: the figures, by file name. tables: what the page's tables hold, by
+    name.
+    """
+
+    folder: Path
+    html: str
+    files: Mapping[str, bytes]
+    tables: Mapping[str, pd.DataFrame]
+
+    def save(self) -> Path:
+        """Write OUT/report.html and OUT/figures/*; gives the page's path. Raises InputError where that cannot be."""
+        target = self.folder / "report.html"
+        try:
+            (self.folder / "figures").mkdir(exist_ok=True)
+            for name, content in self.files.items():
+                store.write_atomically(self.folder / "figures" / name, content)
+            store.write_atomically(target, self.html.encode())
+        except OSError as error:
+            raise InputError([f"{error.filename or self.folder}: cannot be written: {error.strerror}"]) from None
+        return target
+
+
 def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Path:
     """Write OUT/report.html and OUT/figures/*.png and *.svg from the runs in OUT; gives the page's path.
 
+    Warns and raises as `compose` does, and InputError where the folder cannot be written.
+    """
+    return compose(out, planned).save()
+
+
+def compose(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Report:
+    """The report on the runs in OUT.
+
     `planned` are the sweep's configurations: shown as pending where they have no folder yet; runs of the folder that
     are not among them are of another sweep, listed on the page and in no figure. Damaged run folders are left out,
-    named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing, holds no
-    readable run, or cannot be written.
+    named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing or holds no readable
+    run.
     """
     folder, planned = Path(out), tuple(planned)
     found = load(folder, planned)
@@ -56,21 +90,24 @@ def write(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> Pat
         *_claims(judged, files),
         *_inside(layers, runs, [_figure(name, figure, files[f"{name}.svg"]) for name, figure in within.items()]),
         *_others(others),
-        *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
+        *_troubles(runs, [*found.attrs["damaged"], *rows.attrs["damaged"]]),
         *_evaluations(folder, runs),
         page.section("Runs", _runs_table(runs), long=True),
         page.section("Provenance", *_provenance(folder, runs), long=True),
         page.paragraph(f"Written by harness report on {time.strftime('%Y-%m-%d at %H:%M:%S %Z')}.", muted=True),
     ]
-    target = folder / "report.html"
-    try:
-        (folder / "figures").mkdir(exist_ok=True)
-        for name, content in files.items():
-            store.write_atomically(folder / "figures" / name, content)
-        store.write_atomically(target, page.page(f"Report on {_name(folder)}", body).encode())
-    except OSError as error:
-        raise InputError([f"{error.filename or folder}: cannot be written: {error.strerror}"]) from None
-    return target
+    html = page.page(f"Report on {_name(folder)}", body)
+    return Report(folder, html, files, dict(_tables(runs, judged, layers)))
+
+
+def _tables(runs: pd.DataFrame, judged: _Judged, layers: Inside | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What the page's tables hold: the runs, the claims, and the first layers to lose each share of their units."""
+    columns = ["run_id", "state", "outcome", "outcome_step", "last_step", *_columns(runs)]
+    yield "runs", _sorted(runs)[[*columns, *(metric for metric in _LAST if metric in runs)]]
+    if judged.findings:
+        yield "claims", pd.DataFrame(scoreboard.lines(judged.findings), columns=scoreboard.HEAD)
+    for share, losses in (layers.losses if layers else {}).items():
+        yield f"first_to_lose_{100 * share:g}_percent", losses
 
 
 def figures(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

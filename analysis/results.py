@@ -55,6 +55,8 @@ def read(folder: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> R
         if foreign.any():
             warnings.warn(f"{place}: {foreign.sum()} runs of another sweep left out", ForeignRuns, stacklevel=2)
             runs = runs[~foreign].reset_index(drop=True)
+            if runs.empty:
+                raise InputError([f"{place}: holds no run of its own sweep"])
         return Results(name_of(place), place, runs, load_rows(place, runs))
     try:
         runs, rows = (pd.read_parquet(place / name) for name in (INDEX, ROWS))

@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "report", _report, "draw figures and one self-contained report.html", "harness report out/quickstart"
     )
     report.add_argument("dir", type=Path, metavar="DIR", help="an output folder")
+    _add_wandb(report, "log the figures and tables to wandb too", "disabled")
 
     claims = command(
         "claims", _claims, "judge the claims by the results of sweeps", "harness claims experiments/results/*"
@@ -156,12 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_wandb(parser: argparse.ArgumentParser) -> None:
+def _add_wandb(parser: argparse.ArgumentParser, help: str = "mirror to wandb", default: str = "offline") -> None:
     parser.add_argument(
-        "--wandb",
-        choices=("online", "offline", "disabled"),
-        default="offline",
-        help="mirror to wandb (default: offline)",
+        "--wandb", choices=("online", "offline", "disabled"), default=default, help=f"{help} (default: {default})"
     )
 
 
@@ -216,14 +214,17 @@ def _status(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     import warnings
 
-    from analysis.report import write
-    from harness.sweep.run import sweep_configs
+    from analysis.report import compose
+    from harness.sweep.run import log_report, sweep_configs
 
     with warnings.catch_warnings(record=True) as damaged:
-        page = write(options.dir, sweep_configs(options.dir))
+        warnings.simplefilter("always")
+        report = compose(options.dir, sweep_configs(options.dir))
     for warning in damaged:
         print(warning.message, file=sys.stderr)
-    console.print(f"report: {page}")
+    console.print(f"report: {report.save()}")
+    if options.wandb != "disabled":
+        log_report(options.dir, [name for name in report.files if name.endswith(".png")], report.tables, options.wandb)
     return DONE
 
 
@@ -236,6 +237,7 @@ def _claims(options: argparse.Namespace) -> int:
     from harness.sweep.run import sweep_configs
 
     with warnings.catch_warnings(record=True) as damaged:
+        warnings.simplefilter("always")
         results = read_all(options.dirs, sweep_configs)
     for warning in damaged:
         print(warning.message, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from harness.config import RunConfig
+from harness.located import InputError
 from harness.outcome import Outcome
 from harness.store import RunDirectory
 
@@ -89,19 +91,7 @@ class WandbSink:
                 job_type="train",
                 tags=list(options.tags),
                 config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
-                settings=wandb.Settings(
-                    console="off",
-                    quiet=True,
-                    silent=True,
-                    init_timeout=30,
-                    x_disable_stats=True,
-                    # config.json has the provenance; wandb's own would cost seconds in every first init
-                    x_save_requirements=False,
-                    x_disable_machine_info=True,
-                    disable_git=True,
-                    disable_code=True,
-                    x_transaction_log_flush_interval=1.0,
-                ),
+                settings=_settings(wandb),
             )
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
@@ -136,3 +126,56 @@ class WandbSink:
         if not WandbSink._complained:
             WandbSink._complained = True
             print(f"wandb failed, the runs go on without it: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def log_report(
+    name: str,
+    figures: Mapping[str, Path],
+    tables: Mapping[str, tuple[list[str], list[list[Any]]]],
+    options: WandbOptions,
+) -> None:
+    """Log a sweep's figures (image files) and tables (columns and rows) as one run of job type `report`.
+
+    Its id is made from the sweep's name, so that a report drawn again takes the place of the one before. Raises
+    InputError where wandb refuses.
+    """
+    try:
+        import wandb
+
+        run = wandb.init(
+            mode=options.mode,
+            dir=str(options.folder),
+            project=options.project,
+            id="report-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)[:100],
+            name=f"report on {name}",
+            resume="allow",
+            group=options.group,
+            job_type="report",
+            tags=list(options.tags),
+            settings=_settings(wandb),
+        )
+        content: dict[str, Any] = {f"report/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+        content |= {
+            f"report/{name}": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+            for name, (columns, rows) in tables.items()
+        }
+        run.log(content)
+        run.finish()
+    except Exception as error:  # whatever breaks in it, the report itself is written
+        raise InputError([f"wandb did not take the report: {type(error).__name__}: {error}"]) from error
+
+
+def _settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        console="off",
+        quiet=True,
+        silent=True,
+        init_timeout=30,
+        x_disable_stats=True,
+        # config.json has the provenance; wandb's own would cost seconds in every first init
+        x_save_requirements=False,
+        x_disable_machine_info=True,
+        disable_git=True,
+        disable_code=True,
+        x_transaction_log_flush_interval=1.0,
+    )

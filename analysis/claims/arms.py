@@ -30,6 +30,12 @@ def where(results: Results, **fields: Any) -> pd.DataFrame:
     return runs
 
 
+def pooled(*frames: pd.DataFrame) -> pd.DataFrame:
+    """The runs of several sweeps in one frame, with the first one's columns."""
+    filled = [frame.dropna(axis=1, how="all") for frame in frames]  # an empty column has a type of its own
+    return pd.concat(filled, ignore_index=True).reindex(columns=frames[0].columns)
+
+
 def died(runs: pd.DataFrame) -> pd.Series[bool]:
     """Which runs had their net's event: all pre-pool units dead, or inert where dead ones are all but impossible."""
     return runs["outcome"].isin(EVENTS)

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import plots, survival
 from analysis import early_warning as warning
+from analysis import plots, survival
 from analysis.claims.arms import FEW, MOST, at_least, at_most, count, died, never, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
 from analysis.estimates import Estimate, share_difference

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import dose, plots
-from analysis.claims.arms import ENOUGH, FEW, at_least, at_most, count, died, share, where
+from analysis.claims.arms import ENOUGH, FEW, at_least, at_most, count, died, pooled, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
 from analysis.estimates import Estimate, share_difference
 from analysis.results import Results
@@ -21,9 +21,8 @@ NEAR = (500.0, 2000.0)
 
 def unscaled(results: Mapping[str, Results]) -> pd.DataFrame:
     """The runs at scale 1 and RATE, with 134 to 1072 filters before the pool."""
-    return pd.concat(
-        [where(results[name], model__residual_scale=1.0, optim__lr=RATE) for name in ("filters", "filters_wide")]
-    )
+    parts = (where(results[name], model__residual_scale=1.0, optim__lr=RATE) for name in ("filters", "filters_wide"))
+    return pooled(*parts)
 
 
 def crossing(results: Mapping[str, Results]) -> Judgement:

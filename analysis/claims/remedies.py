@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import pandas as pd
 from analysis import contrasts, survival
-from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, share, where
+from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, pooled, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
 from analysis.estimates import Estimate, mean, share_difference
 from analysis.results import Results
@@ -85,7 +84,7 @@ def bias(results: Mapping[str, Results]) -> Judgement:
 
 def optimizers(results: Mapping[str, Results]) -> Judgement:
     """C10a."""
-    runs = pd.concat([where(results[name]) for name in ("optimizers", "optimizers_sgd", "optimizers_epsilon")])
+    runs = pooled(*(where(results[name]) for name in ("optimizers", "optimizers_sgd", "optimizers_epsilon")))
     arms: list[tuple[str, Estimate]] = []
     kills, spares = 0, 0
     remarks: list[str] = []
@@ -127,7 +126,7 @@ def clipping(results: Mapping[str, Results]) -> Judgement:
 def sum_norm_costs(results: Mapping[str, Results]) -> Judgement:
     """C14."""
     gain = contrasts.difference(
-        pd.concat([where(results["accuracy"], model__residual_scale=1.0), where(results["accuracy_sum_norm"])]),
+        pooled(where(results["accuracy"], model__residual_scale=1.0), where(results["accuracy_sum_norm"])),
         "val/accuracy", "model.batch_norm", "after_sum", "paper",
     )  # fmt: skip
     test = contrasts.equivalence(gain.by_seed.to_numpy(), MARGIN)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from harness import store
+from harness import sinks, store
 from harness.config import RunConfig
 from harness.data.check import check_data
 from harness.located import InputError
@@ -167,6 +167,22 @@ def wandb_options(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -
     group = " ".join(f"{field}={show(value)}" for field, value in cell(config, sweep.varied).items()) or sweep.name
     tags = (sweep.name[:64], config.model.name, config.data.name)
     return WandbOptions(mode, out, os.environ.get("WANDB_PROJECT", WANDB_PROJECT), group[:128], tags)
+
+
+def log_report(out: Path, figures: Sequence[str], tables: Mapping[str, Any], mode: WandbMode) -> None:
+    """Log a report's figures, files of OUT/figures, and tables, data frames, to wandb beside the runs of its sweep.
+
+    Raises InputError where wandb refuses.
+    """
+    text = store.sweep_text(out)
+    name = expand(text, str(out / "sweep.yaml")).name if text is not None else out.resolve().name
+    project = os.environ.get("WANDB_PROJECT", WANDB_PROJECT)
+    plain = {
+        name: ([str(column) for column in frame], frame.astype(object).where(frame.notna(), None).to_numpy().tolist())
+        for name, frame in tables.items()
+    }
+    paths = {Path(file).stem: out / "figures" / file for file in figures}
+    sinks.log_report(name, paths, plain, WandbOptions(mode, out, project, name[:128], (name[:64],)))
 
 
 def sweep_configs(out: Path) -> tuple[RunConfig, ...]:

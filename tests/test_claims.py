@@ -1,0 +1,372 @@
+"""Each claim's rule in worlds where its answer is known, on the runs that its own sweep files list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import findings as committed
+from analysis.claims import CLAIMS, Claim, judge, scoreboard
+from analysis.load import STEPS
+from analysis.results import Results, read, read_all, write_compact
+from harness import store
+from harness.cli import main
+from harness.config import RunConfig
+from harness.located import InputError
+from harness.sweep.expand import expand
+from tests.analysis_folders import config, died, survived, write_run
+
+SWEEPS = Path(__file__).resolve().parent.parent / "experiments" / "claims"
+NAMED = {claim.name: claim for claim in CLAIMS}
+Fate = Callable[[RunConfig], str | int]
+"""What becomes of a run: "survived", "diverged", or the step at which it dies (0: never seen alive)."""
+
+
+@cache
+def planned(sweep: str) -> tuple[RunConfig, ...]:
+    path = SWEEPS / f"{sweep}.yaml"
+    return expand(path.read_text(), str(path)).configs
+
+
+def world(
+    claim: Claim, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any]] = lambda _: {}
+) -> dict[str, Results]:
+    """The results of a claim's sweeps in which every run ends as `fate` says, with `more` columns."""
+    return {name: results(name, fate, more) for name in claim.sweeps}
+
+
+def results(sweep: str, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any]] = lambda _: {}) -> Results:
+    lines = []
+    for run in planned(sweep):
+        end, last = fate(run), run.train.steps
+        line = store.index_row(store.RunDirectory(Path("nowhere") / run.run_id), run)
+        line |= {"state": "finished", "outcome": end, "outcome_step": last, "outcome_last_live_step": last}
+        line |= {"last_step": last, "prepool/units": round((run.model.width or 1) * 2144)}
+        if isinstance(end, int):
+            line |= {"outcome": "died", "outcome_step": end, "outcome_last_live_step": end - 10 if end else None}
+            line |= {"collapsed_step": end, "last_step": end + 20 if run.train.stop_at_death else last}
+        lines.append(line | dict(more(run)))
+    runs = pd.DataFrame(lines).astype(dict.fromkeys(STEPS, "Int64"))
+    rows = pd.DataFrame({"run_id": runs["run_id"], "step": 0, "prepool/dead_share_batch": 0.1, "train/loss": 2.3})
+    return Results(sweep, SWEEPS, runs, rows)
+
+
+def verdict(name: str, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any]] = lambda _: {}) -> str:
+    [finding] = judge([NAMED[name]], world(NAMED[name], fate, more))
+    return finding.verdict
+
+
+def unscaled(run: RunConfig) -> bool:
+    return run.model.residual_scale in (1.0, None)
+
+
+def if_(kills: Callable[[RunConfig], bool], step: int = 50) -> Fate:
+    return lambda run: step if kills(run) else "survived"
+
+
+def norm(run: RunConfig) -> str:
+    return run.model.batch_norm if unscaled(run) else "scaled"
+
+
+def warm(run: RunConfig) -> bool:
+    return run.optim.warmup.lr != run.optim.lr
+
+
+def rms(run: RunConfig) -> bool:
+    return run.optim.name.startswith("rmsprop") and run.optim.eps == 1
+
+
+def some(share: float, run: RunConfig) -> bool:
+    """Whether a run is among a share of all, spread evenly over the seeds."""
+    return (run.seed * 0.618) % 1 < share
+
+
+CASES: list[tuple[str, str, Fate]] = [
+    ("C1a", "holds", if_(lambda run: unscaled(run) and run.model.width > 0.3)),
+    ("C1a", "does not hold", if_(lambda run: unscaled(run) and run.model.width > 0.1)),
+    ("C1a", "undecided", if_(lambda run: some(0.3, run))),
+    ("C1b", "holds", if_(unscaled)),
+    ("C1b", "does not hold", if_(lambda run: unscaled(run) or (run.model.residual_scale == 0.3 and some(0.4, run)))),
+    ("C1b", "undecided", if_(lambda run: unscaled(run) or (run.model.residual_scale == 0.3 and run.seed == 0))),
+    ("C1b", "undecided", lambda _: "survived"),
+    ("C2a", "holds", if_(unscaled)),
+    ("C2a", "does not hold", if_(unscaled, step=0)),
+    ("C2a", "undecided", if_(lambda run: unscaled(run) and run.seed == 0)),
+    ("C2b", "holds", if_(unscaled)),
+    ("C2b", "undecided", lambda _: "survived"),
+    ("C3", "holds", lambda run: round(12 / run.optim.lr)),
+    ("C3", "does not hold", if_(lambda run: run.optim.lr == 0.3)),
+    ("C3", "undecided", lambda _: 50),
+    ("C4a", "holds", if_(lambda run: norm(run) in ("paper", "pre_pool"))),
+    ("C4a", "does not hold", if_(lambda run: norm(run) == "paper")),
+    ("C4a", "undecided", if_(lambda run: norm(run) == "paper" or (norm(run) == "pre_pool" and some(0.5, run)))),
+    ("C4b", "holds", if_(lambda run: norm(run) == "paper")),
+    ("C4b", "does not hold", if_(lambda run: norm(run) == "branch_output")),
+    ("C4c", "undecided", lambda _: "survived"),
+    ("C5", "holds", lambda run: 150 if warm(run) else 50),
+    ("C5", "does not hold", if_(lambda run: not warm(run))),
+    ("C5", "undecided", lambda run: 150 if not warm(run) or some(0.6, run) else "survived"),
+    ("C8", "holds", if_(lambda run: run.model.up_projection_bias == "on")),
+    ("C8", "does not hold", lambda run: 50 + 10 * (run.seed % 3)),
+    ("C8", "undecided", lambda run: 10 if some(0.2, run) else "survived"),
+    ("C10a", "holds", if_(unscaled)),
+    ("C10a", "does not hold", if_(lambda run: unscaled(run) and rms(run))),
+    ("C10b", "holds", if_(lambda run: run.optim.clip_norm is None and unscaled(run))),
+    ("C10b", "does not hold", if_(unscaled)),
+    ("C10b", "undecided", if_(lambda run: unscaled(run) and some(0.5, run))),
+    ("C11a", "holds", if_(lambda run: run.model.name != "inception_v4")),
+    ("C11a", "does not hold", lambda _: 50),
+    ("C11a", "undecided", if_(lambda run: run.model.name != "inception_v4" or run.seed == 0)),
+    ("C12", "holds", if_(lambda run: (run.model.trunk_width or 1) > 1)),
+    ("C12", "does not hold", if_(lambda run: (run.model.branch_width or 1) > 1)),
+    ("C12", "undecided", if_(lambda run: some(0.5, run))),
+]
+
+
+@pytest.mark.parametrize(("name", "expected", "fate"), CASES, ids=[f"{name}-{word}" for name, word, _ in CASES])
+def test_a_claim_about_outcomes(name: str, expected: str, fate: Fate) -> None:
+    switch = {"optim/switch_step": 60}
+    assert verdict(name, fate, lambda _: switch) == expected
+
+
+def test_a_revival_speaks_against_death_for_good() -> None:
+    assert (
+        verdict("C2b", if_(unscaled), lambda run: {"revival_step": 200 if some(0.5, run) else None}) == "does not hold"
+    )
+
+
+def test_a_warm_up_that_never_ended_is_left_out() -> None:
+    claim = NAMED["C5"]
+    two_phase = "warmup_two_phase"
+    found = world(claim, lambda run: 150, lambda run: {"optim/switch_step": 60 if run.seed < 6 else None})
+    [finding] = judge([claim], found)
+    assert finding.judgement is not None and "In 4 runs the two-phase warm-up never ended" in finding.why
+    assert dict(finding.judgement.arms)["two-phase, 0.03"].n == 6
+    assert len(planned(two_phase)) == 10
+
+
+def noise(run: RunConfig, size: float) -> float:
+    return size * float(np.random.default_rng(run.seed + 1000 * unscaled(run)).standard_normal())
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"), [(0.0, "holds"), (0.02, "holds"), (0.05, "undecided"), (0.12, "does not hold")]
+)
+def test_harm_is_judged_against_the_margin(harm: float, expected: str) -> None:
+    def accuracy(run: RunConfig) -> dict[str, float]:
+        return {"val/accuracy": 0.85 - (0 if unscaled(run) else harm) + noise(run, 0.015)}
+
+    assert verdict("C6", lambda _: "survived", accuracy) == expected
+    [finding] = judge([NAMED["C6"]], world(NAMED["C6"], if_(lambda run: unscaled(run) and run.seed == 3), accuracy))
+    assert finding.verdict == "undecided", "some unscaled net died: scaling may have been needed"
+
+
+@pytest.mark.parametrize(
+    ("slower", "gain", "expected"),
+    [(1.2, 0.0, "holds"), (0.8, 0.0, "does not hold"), (1.2, 0.2, "does not hold"), (1.0, 0.0, "undecided")],
+)
+def test_batch_norm_on_the_sums_costs_time_for_no_gain(slower: float, gain: float, expected: str) -> None:
+    def readings(run: RunConfig) -> dict[str, float]:
+        treated = run.model.batch_norm == "after_sum"
+        step = 0.03 * (slower if treated else 1) * (1 + noise(run, 0.02) + 0.02 * treated * (-1) ** run.seed)
+        accuracy = 0.85 + gain * treated + 0.01 * np.sin(run.seed + treated)
+        return {"val/accuracy": accuracy, "time/elapsed": step * (run.train.steps or 0), "time/check": 0.0,
+                "time/probe": 0.0}  # fmt: skip
+
+    assert verdict("C14", lambda _: "survived", readings) == expected
+
+
+def losses(found: Results, loss: Callable[[RunConfig, int], float], steps: int = 12) -> Results:
+    rows = [
+        {"run_id": run.run_id, "step": step, "train/loss": loss(run, step)}
+        for run in planned(found.name)
+        for step in range(steps)
+    ]
+    return Results(found.name, found.folder, found.runs, pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.3, "holds"), (-0.3, "does not hold"), (0.0, "undecided")])
+def test_who_trains_faster(difference: float, expected: str) -> None:
+    def loss(run: RunConfig, step: int) -> float:
+        return 2 - 0.1 * step + difference * (run.model.name == "inception_v4") + noise(run, 0.1)
+
+    claim = NAMED["C11b"]
+    found = world(claim, lambda _: "survived", lambda _: {"val/accuracy": 0.8})
+    [finding] = judge([claim], {name: losses(each, loss) for name, each in found.items()})
+    assert finding.verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("off", "mimics_die", "expected"),
+    [(1e-6, False, "holds"), (1e-2, False, "does not hold"), (1e-6, True, "does not hold")],
+)
+def test_a_mimic_has_the_losses_and_the_fate_of_what_it_mimics(off: float, mimics_die: bool, expected: str) -> None:
+    claim = NAMED["C9"]
+
+    def mimic(run: RunConfig) -> bool:
+        return run.model.up_projection_init == 0.1
+
+    def loss(run: RunConfig, step: int) -> float:
+        return (2 - 0.1 * step + 0.5 * (unscaled(run) and not mimic(run))) * (1 + off * mimic(run))
+
+    found = world(claim, if_(lambda run: mimics_die if mimic(run) else unscaled(run)))
+    [finding] = judge([claim], {name: losses(each, loss) for name, each in found.items()})
+    assert finding.verdict == expected
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1.0, "holds"), (0.3, "does not hold")])
+def test_linear_growth(power: float, expected: str) -> None:
+    claim = NAMED["C7"]
+    found = results("variance", lambda _: "survived")
+    rows = []
+    for run in planned("variance"):
+        row: dict[str, Any] = {"run_id": run.run_id, "step": 0}
+        alpha, grown = float(run.model.residual_scale), 1.0  # type: ignore[arg-type]
+        for block in range(24):
+            place = block % 8
+            wobble = 1 + 0.01 * np.sin(run.seed + block)
+            start = 1.0
+            grown = start + wobble * alpha**2 * (place + 1) ** power
+            before = start if place == 0 else start + alpha**2 * place**power
+            row |= {f"block/b{block + 1:02}/skip/channel_variance": before, f"block/b{block + 1:02}/sum/channel_variance": grown}  # fmt: skip
+        rows.append(row)
+    [finding] = judge([claim], {"variance": Results("variance", SWEEPS, found.runs, pd.DataFrame(rows))})
+    assert finding.verdict == expected
+
+
+@pytest.mark.slow
+def test_foretelling_beats_the_configuration_where_a_reading_knows_more() -> None:
+    claim = NAMED["C13"]
+
+    def fate(run: RunConfig) -> str | int:
+        return 100 if some(0.5, run) else "survived"
+
+    found = results("filters", fate)
+    known = {run.run_id: isinstance(fate(run), int) for run in planned("filters")}
+    rows = pd.DataFrame(
+        {"run_id": run, "step": step, "train/loss": 2.3 - 0.01 * step * (1 - known[run]) + 0.001 * (place % 7)}
+        for place, run in enumerate(found.runs["run_id"])
+        for step in (0, 10, 20)
+    )
+    [finding] = judge([claim], {"filters": Results("filters", SWEEPS, found.runs, rows)})
+    assert finding.verdict == "holds"
+
+
+# -- the scoreboard ----------------------------------------------------------------------------------------------------
+
+
+def test_every_claim_of_the_table_is_there_with_its_rule_and_its_sweeps() -> None:
+    assert {int(claim.name[1:].rstrip("abc")) for claim in CLAIMS} == set(range(1, 15))
+    for claim in CLAIMS:
+        assert claim.words and claim.rule and claim.statistic
+        for sweep in claim.sweeps:
+            text = (SWEEPS / f"{sweep}.yaml").read_text()
+            assert f"harness sweep experiments/claims/{sweep}.yaml" in text and f"\nname: {sweep}\n" in text
+            assert claim.name.rstrip("abc") in text.splitlines()[0] + text.splitlines()[1], (claim.name, sweep)
+
+
+def test_a_sweep_that_is_missing_leaves_a_claim_undecided_and_says_what_would_decide_it() -> None:
+    [finding] = judge([NAMED["C5"]], {"warmup": results("warmup", lambda _: 150)})
+    assert finding.verdict == "undecided"
+    assert finding.why == "Not judged: needs `harness sweep experiments/claims/warmup_two_phase.yaml`."
+
+
+def test_p_values_are_corrected_over_all_claims_that_have_one() -> None:
+    weak = world(NAMED["C8"], lambda run: 60 if run.model.up_projection_bias == "on" or some(0.75, run) else "survived")
+    [alone] = judge([NAMED["C8"]], weak)
+    others = [NAMED["C3"], NAMED["C4b"], NAMED["C4c"], NAMED["C10b"], NAMED["C12"]]
+    every = {name: each for claim in others for name, each in world(claim, lambda _: 60).items()}
+    [among, *rest] = judge([NAMED["C8"], *others], every | weak)
+    assert alone.judgement is not None and alone.adjusted == alone.judgement.p
+    assert among.adjusted > alone.adjusted and len(rest) == len(others)
+
+
+def test_the_board_as_a_table_and_as_plain_values() -> None:
+    found = judge(CLAIMS, world(NAMED["C4a"], if_(lambda run: norm(run) in ("paper", "pre_pool"))))
+    table = scoreboard.markdown(found)
+    assert table.count("\n") == len(CLAIMS) + 2
+    [line] = [line for line in table.splitlines() if line.startswith("| C4a ")]
+    assert "| holds |" in line and "(" in line
+    plain = {line["claim"]: line for line in json.loads(json.dumps(scoreboard.as_dicts(found), allow_nan=False))}
+    assert plain["C4a"]["arms"][0] == {"arm": "with it, scale 1", "value": 1.0, "low": pytest.approx(0.676, abs=0.001),
+                                       "high": 1.0, "n": 8, "unit": "runs"}  # fmt: skip
+    assert plain["C5"]["missing"] == ["warmup", "warmup_two_phase"]
+
+
+THREE = """
+name: three
+method: grid
+parameters:
+  model: {parameters: {width: {value: 0.125}, repeats: {value: [2, 4, 2]}, residual_scale: {value: 1.0}}}
+  optim: {parameters: {lr: {value: 0.5}}}
+  train: {parameters: {steps: {value: 200}}}
+  seed: {values: [0, 1, 2]}
+"""
+"""The sweep of the runs in `folder`."""
+
+
+# -- where results come from -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    for seed in range(3):
+        write_run(out, config(seed=seed), died(50))
+    store.write_sweep_text(out, "name: three\nmethod: grid\n")
+    return out
+
+
+def test_compact_results_say_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
+    whole = read(folder)
+    write_compact(whole, tmp_path / "compact", ["train/loss", "no/such_metric"])
+    small = read(tmp_path / "compact")
+    assert small.name == whole.name == "three"
+    pd.testing.assert_frame_equal(small.runs, whole.runs, check_dtype=False)
+    assert list(small.rows) == ["run_id", "step", "train/loss"]
+    np.testing.assert_allclose(small.rows["train/loss"], whole.rows["train/loss"], rtol=1e-6)
+
+
+def test_the_same_sweep_twice_and_folders_without_runs_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as error:
+        read_all([folder, folder, tmp_path / "empty", tmp_path / "gone"])
+    assert len(error.value.problems) == 3
+    assert "three" in error.value.problems[0]
+
+
+def test_runs_of_another_sweep_are_left_out_and_counted(folder: Path) -> None:
+    write_run(folder, config(seed=7), survived())
+    with pytest.warns(UserWarning, match="1 runs of another sweep left out"):
+        found = read(folder, [config(seed=seed) for seed in range(3)])
+    assert sorted(found.runs["seed"]) == [0, 1, 2]
+    assert set(found.rows["run_id"]) == set(found.runs["run_id"])
+
+
+def test_the_command_prints_every_claim_and_names_a_folder_it_cannot_use(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write_sweep_text(folder, THREE)
+    assert main(["claims", str(folder), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(CLAIMS)
+    assert main(["claims", str(tmp_path / "gone")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+# -- what is committed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_scoreboard_of_the_readme_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", *map(str, sorted(committed.RESULTS.iterdir())), "--markdown"]) == 0
+    table = capsys.readouterr().out
+    for page in committed.PAGES:
+        text = page.read_text()
+        assert committed.with_scoreboard(text, table, str(page)) == text
