@@ -6,11 +6,13 @@ and experiments/FINDINGS.md, between the lines that mark its place.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 from analysis import style
 from analysis.claims import CLAIMS, judge, scoreboard
+from analysis.layers import READINGS
 from analysis.results import Results, read_all, write_compact
 from harness import store
 from harness.located import InputError
@@ -19,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
 FIGURES = ROOT / "experiments" / "figures" / "claims"
 PAGES = (ROOT / "README.md", ROOT / "experiments" / "FINDINGS.md")
+DRAWN = {"first_to_die": 10}
+"""Sweeps whose signal propagation a notebook draws, and the steps between the readings that it needs."""
 OPENING, CLOSING = "<!-- scoreboard: `make findings` writes it -->", "<!-- end of the scoreboard -->"
 
 
@@ -30,9 +34,15 @@ def committed() -> dict[str, Results]:
 def save(results: Results, root: Path) -> Path:
     """Write a sweep's compact results below a folder, with the metrics that any claim needs of it."""
     wanted = {metric for claim in CLAIMS if results.name in claim.sweeps for metric in claim.metrics}
+    drawn = {name for name in results.rows if results.name in DRAWN and re.fullmatch(READINGS, name) and _seen(name)}
     target = root / results.name
-    write_compact(results, target, sorted(wanted))
+    write_compact(results, target, sorted(wanted | drawn), DRAWN.get(results.name, 1))
     return target
+
+
+def _seen(name: str) -> bool:
+    """Whether a figure of update ratios shows this metric: those of the up-projections, where there are any."""
+    return not name.startswith("update/") or "up_projection" in name
 
 
 def with_scoreboard(text: str, table: str, where: str) -> str:

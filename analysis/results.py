@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from analysis.load import STEPS, load, load_rows, strangers
@@ -22,6 +24,8 @@ from harness.config import RunConfig
 from harness.located import InputError
 
 INDEX, ROWS = "index.parquet", "rows.parquet"
+KEPT = ("train", "val", "prepool", "optim", "time")
+"""First parts of the metrics whose last values a compact index keeps."""
 
 
 class ForeignRuns(UserWarning):
@@ -94,17 +98,24 @@ def read_all(
     return found
 
 
-def write_compact(results: Results, target: Path, metrics: Sequence[str]) -> None:
-    """Write compact results, with these metrics of the rows, those apart that no run has."""
+def write_compact(results: Results, target: Path, metrics: Sequence[str], every: int = 1) -> None:
+    """Write compact results, with these metrics of the rows, those apart that no run has, at each `every`-th step.
+
+    Of the metrics' last values, in the index, those of KEPT remain.
+    """
+    runs = results.runs[[name for name in results.runs if "/" not in name or name.split("/")[0] in KEPT]]
     there = [name for name in metrics if name in results.rows]
     rows = results.rows[["run_id", "step", *there]].dropna(how="all", subset=there) if there else results.rows[:0]
     small = {"step": "int32", "run_id": "category"} | dict.fromkeys(there, "float32")
     rows = rows[["run_id", "step", *there]].astype(small)
     text = store.sweep_text(results.folder)
     target.mkdir(parents=True, exist_ok=True)
-    for name, frame in ((INDEX, results.runs), (ROWS, rows)):
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False, compression="zstd")
+    for name, frame in ((INDEX, runs), (ROWS, rows[rows["step"] % every == 0])):
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        buffer = io.BytesIO()  # a hundred columns of a few runs: what describes a column would be most of the file
+        pq.write_table(
+            table, buffer, compression="zstd", write_statistics=False, store_schema=False, use_dictionary=["run_id"]
+        )
         store.write_atomically(target / name, buffer.getvalue())
     if text is not None:
         store.write_sweep_text(target, text)
