@@ -34,7 +34,7 @@ def committed() -> dict[str, Results]:
 def save(results: Results, root: Path) -> Path:
     """Write a sweep's compact results below a folder, with the metrics that any claim needs of it."""
     wanted = {metric for claim in CLAIMS if results.name in claim.sweeps for metric in claim.metrics}
-    drawn = {name for name in results.rows if results.name in DRAWN and re.fullmatch(READINGS, name) and _seen(name)}
+    drawn = {name for name in map(str, results.rows) if results.name in DRAWN and re.fullmatch(READINGS, name) and _seen(name)}
     target = root / results.name
     write_compact(results, target, sorted(wanted | drawn), DRAWN.get(results.name, 1))
     return target

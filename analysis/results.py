@@ -1,12 +1,13 @@
 """Results of a sweep: from its output folder, or compact ones, which are committed: one row a run, and a few metrics.
 
-A folder of compact results holds `sweep.yaml` as it was given, `index.parquet` (a frame of `load`) and `rows.parquet`
-(a frame of `load_rows` with the metrics that somebody needs).
+A folder of compact results holds `sweep.yaml` as it was given, `index.parquet` (a frame of `load`), `rows.parquet` (a
+frame of `load_rows` with the metrics that somebody needs) and `provenance.json`.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -18,12 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from analysis.load import STEPS, load, load_rows, strangers
+from analysis.load import STEPS, load, load_rows, provenance, strangers
 from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
 
 INDEX, ROWS = "index.parquet", "rows.parquet"
+PROVENANCE = "provenance.json"
+ORIGIN = ("git_revision", "versions", "device")
+"""What compact results say of where their runs came from, each combination once; no host, command or path."""
 KEPT = ("train", "val", "prepool", "optim", "time")
 """First parts of the metrics whose last values a compact index keeps."""
 
@@ -103,7 +107,7 @@ def write_compact(results: Results, target: Path, metrics: Sequence[str], every:
 
     Of the metrics' last values, in the index, those of KEPT remain.
     """
-    runs = results.runs[[name for name in results.runs if "/" not in name or name.split("/")[0] in KEPT]]
+    runs = results.runs[[name for name in map(str, results.runs) if "/" not in name or name.split("/")[0] in KEPT]]
     there = [name for name in metrics if name in results.rows]
     rows = results.rows[["run_id", "step", *there]].dropna(how="all", subset=there) if there else results.rows[:0]
     small = {"step": "int32", "run_id": "category"} | dict.fromkeys(there, "float32")
@@ -119,6 +123,11 @@ def write_compact(results: Results, target: Path, metrics: Sequence[str], every:
         store.write_atomically(target / name, buffer.getvalue())
     if text is not None:
         store.write_sweep_text(target, text)
+    found = provenance(results.folder, results.runs)
+    told = {json.dumps({name: each.get(name) for name in ORIGIN}, sort_keys=True) for each in found}
+    if told:
+        lines = json.dumps([json.loads(line) for line in sorted(told)], indent=1) + "\n"
+        store.write_atomically(target / PROVENANCE, lines.encode())
 
 
 def name_of(folder: Path) -> str:

@@ -153,6 +153,17 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("schedule.png"), metavar="FILE", help=".png or .svg (default: %(default)s)"
     )
 
+    dashboard = command(
+        "dashboard",
+        _dashboard,
+        "save a W&B dashboard of the mirrored runs as a new view",
+        "harness dashboard --project residual-harness --print",
+    )
+    dashboard.add_argument("--project", required=True, help="the W&B project that has the runs")
+    dashboard.add_argument("--entity", help="user or team that owns it (default: the login's)")
+    dashboard.add_argument("--name", help="of the view (default: that of this study)")
+    dashboard.add_argument("--print", action="store_true", help="its JSON only: no login, no network")
+
     command("schema", _schema, "print the JSON schema of a run", "harness schema > run.schema.json")
     return parser
 
@@ -336,6 +347,17 @@ def _schedule(options: argparse.Namespace) -> int:
     rates, words = schedule(resolve(options.settings))
     write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
     console.print(f"{words}\n{options.out}")
+    return DONE
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from harness.dashboard import NAME, create, specification
+
+    name = NAME if options.name is None else options.name
+    if options.print:
+        print(json.dumps(specification(options.project, options.entity, name), indent=1))
+    else:
+        console.print(f"dashboard: {create(options.project, options.entity, name)}")
     return DONE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from harness import store
 from harness.cli import main
 from harness.config import RunConfig
 from harness.located import InputError
+from harness.provenance import processor
 from harness.sweep.expand import expand
+from harness.sweep.work import Task, work
 from tests.analysis_folders import config, died, survived, write_run
 
 SWEEPS = Path(__file__).resolve().parent.parent / "experiments" / "claims"
@@ -370,3 +373,24 @@ def test_the_scoreboard_of_the_readme_is_what_the_command_prints(capsys: pytest.
     for page in committed.PAGES:
         text = page.read_text()
         assert committed.with_scoreboard(text, table, str(page)) == text
+
+
+RETRAINED = (("bias", "died"), ("mimic_scaled", "survived"))
+"""A sweep, and the outcome of the run of it that is trained again: the one that died first, or survived best."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sweep", "end"), RETRAINED)
+def test_a_committed_run_trained_again_ends_the_same_way(sweep: str, end: str, tmp_path: Path) -> None:
+    results = read(committed.RESULTS / sweep)
+    runs = results.runs[results.runs["outcome"] == end]
+    line = runs.sort_values(["outcome_step", "prepool/dead_share_probe", "run_id"]).iloc[0]
+    [run] = [each for each in planned(sweep) if each.run_id == line["run_id"]]
+    report = work(Task(run, tmp_path / run.run_id, "test", None))
+    assert report.outcome is not None and report.outcome.outcome == end, report.message
+    told = json.loads((committed.RESULTS / sweep / "provenance.json").read_text())
+    here = f"cpu: {processor()}", metadata.version("torch")
+    if any((each["device"], each["versions"]["torch"]) == here for each in told):
+        assert report.outcome.step == line["outcome_step"]
+    else:  # another processor or torch rounds otherwise, and training is chaotic
+        assert abs(report.outcome.step - line["outcome_step"]) <= 60

@@ -1,6 +1,8 @@
 """The report: one page that stands alone and tells what is in the folder, all of it, in its numbers."""
 
+import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import analysis
 from analysis import report
 from harness import store
+from harness.cli import main
 from harness.located import InputError
 from tests.analysis_folders import (
     config,
@@ -21,6 +24,7 @@ from tests.analysis_folders import (
     write_grid,
     write_run,
 )
+from tests.test_wandb import records
 
 
 class Page(HTMLParser):
@@ -230,3 +234,65 @@ def test_a_thousand_runs_take_less_than_ten_seconds(tmp_path: Path, monkeypatch:
     page = read(report.write(tmp_path))
     assert time.process_time() - start < 10
     assert len(page.table("outcome")) == 1000
+
+
+def test_runs_of_another_sweep_are_listed_and_in_no_figure_or_count(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, config(seed=seed), died(50))
+    stranger = write_run(tmp_path, config(lr=0.1), survived())
+    page = read(report.write(tmp_path, planned=[config(seed=seed) for seed in range(3)]))
+    assert "Of another sweep: 1 run, in no figure or count" in page.words
+    assert "3 of 3 finished runs died" in page.words
+    assert [line["run"] for line in page.table("seed")].count(stranger.run_id) == 0
+    assert f"runs/{stranger.run_id}/" in page.links
+
+
+def test_the_page_shows_the_claims_that_its_sweep_decides(tmp_path: Path) -> None:
+    for lr, seeds in ((0.3, 10), (0.15, 10), (0.075, 10)):
+        for seed in range(seeds):
+            write_run(tmp_path, config(1 / 16, seed=seed, lr=lr), died(50) if lr == 0.3 else survived())
+    store.write_sweep_text(tmp_path, "name: learning_rate\nmethod: grid\n")
+    page = read(report.write(tmp_path))
+    [line] = page.table("verdict")
+    assert (line["claim"], line["verdict"]) == ("C3", "does not hold")
+    assert (tmp_path / "figures" / "claim_C3.png").exists()
+
+
+@pytest.mark.slow
+def test_the_figures_and_tables_go_to_wandb(quickstart: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(quickstart, out)
+    store.write_sweep_text(out, SWEEP)
+    assert main(["report", str(out), "--wandb", "offline"]) == 0
+    text = json.dumps(records(out))
+    for word in (
+        "report-small",
+        '"small"',
+        "report/phase_map",
+        "report/survival",
+        "report/runs",
+        "table-file",
+        "image-file",
+    ):
+        assert word in text, word
+    [table] = (out / "wandb").glob("offline-run-*/files/media/table/report/runs_*.table.json")
+    content = json.loads(table.read_text())
+    assert len(content["data"]) == 27
+    place = content["columns"].index("outcome")
+    assert sorted(line[place] for line in content["data"]).count("died") == 11
+
+
+SWEEP = """
+name: small
+method: grid
+parameters:
+  model:
+    parameters:
+      width: {values: [0.0625, 0.125, 0.25]}
+      repeats: {value: [2, 4, 2]}
+      residual_scale: {values: [1.0, 0.3, 0.1]}
+  optim: {parameters: {lr: {value: 0.5}}}
+  train: {parameters: {steps: {value: 200}}}
+  seed: {values: [0, 1, 2]}
+"""
+"""The sweep that `write_grid` writes the runs of."""

@@ -128,9 +128,9 @@ CLAIMS = (
         "algebra",
         ("mimic", "mimic_scaled"),
         "relative difference of plain SGD's first losses; died share of the mimics of 0.1 where unscaled nets die",
-        f"holds if the losses of the first {EXACT_UNTIL} steps agree to {EXACT:g} (amended from 10 steps to 0.001, which "
-        "rounding alone exceeds) and, where most unscaled nets died, the bound of the mimics' share is below 50 %; does "
-        "not hold if the losses differ or a bound is above 50 %",
+        f"holds if the losses of the first {EXACT_UNTIL} steps agree to {EXACT:g} (amended from 10 steps to 0.001, "
+        "which rounding alone exceeds) and, where most unscaled nets died, the bound of the mimics' share is below "
+        "50 %; does not hold if the losses differ or a bound is above 50 %",
         mimicry,
         "share that died",
         metrics=("train/loss",),
