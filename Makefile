@@ -4,7 +4,7 @@ BIN := .venv/bin
 USER_READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test lint findings format clean
 
 quickstart: $(USER_READY)
 	$(BIN)/harness sweep experiments/quickstart.yaml --out out/quickstart
@@ -18,6 +18,9 @@ lint: $(DEV_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+findings: $(USER_READY)
+	$(BIN)/python -m analysis.findings
 
 format: $(DEV_READY)
 	$(BIN)/ruff check --fix .

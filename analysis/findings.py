@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.claims import CLAIMS, judge, scoreboard
-from analysis.layers import READINGS
+from analysis.layers import DRIFT, READINGS, drift
 from analysis.results import Results, read_all, write_compact
 from harness import store
 from harness.located import InputError
@@ -34,7 +37,8 @@ def committed() -> dict[str, Results]:
 def save(results: Results, root: Path) -> Path:
     """Write a sweep's compact results below a folder, with the metrics that any claim needs of it."""
     wanted = {metric for claim in CLAIMS if results.name in claim.sweeps for metric in claim.metrics}
-    drawn = {name for name in map(str, results.rows) if results.name in DRAWN and re.fullmatch(READINGS, name) and _seen(name)}
+    read = map(str, results.rows) if results.name in DRAWN else ()
+    drawn = {name for name in read if re.fullmatch(f"{READINGS}|{DRIFT}", name) and _seen(name)}
     target = root / results.name
     write_compact(results, target, sorted(wanted | drawn), DRAWN.get(results.name, 1))
     return target
@@ -43,6 +47,14 @@ def save(results: Results, root: Path) -> Path:
 def _seen(name: str) -> bool:
     """Whether a figure of update ratios shows this metric: those of the up-projections, where there are any."""
     return not name.startswith("update/") or "up_projection" in name
+
+
+def mechanism(results: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
+    """Figures of no single claim, by name: what happens to the last residual sum before a death."""
+    if "first_to_die" in results:
+        runs, rows = results["first_to_die"].runs, results["first_to_die"].rows
+        seen = rows.merge(runs[["run_id", "model.residual_scale"]], on="run_id")
+        yield "drift", drift({f"scale {scale:g}": part for scale, part in seen.groupby("model.residual_scale")})
 
 
 def with_scoreboard(text: str, table: str, where: str) -> str:
@@ -60,6 +72,8 @@ def main() -> int:
     findings = judge(CLAIMS, results)
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, figure in scoreboard.figures(findings, results):
+        store.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
+    for name, figure in mechanism(results):
         store.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
     table = scoreboard.markdown(findings)
     for page in PAGES:

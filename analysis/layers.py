@@ -165,6 +165,55 @@ def _draw_profile(axis: Axes, profile: Floats, log: bool, look: Mapping[str, Any
     _draw_line(axis, depths, middle, log, {**look, "markevery": max(1, len(depths) // 10)})
 
 
+DRIFT = r"block/b\d+/((skip|scaled|sum)/mean|output/dead_share_batch)"
+"""The metrics that `drift` takes from rows, as a regular expression."""
+
+
+def drift(panels: Mapping[str, pd.DataFrame], block: int | None = None, note: str = "") -> Figure:
+    """The mean of a residual sum and of its two parts against the step, and the units that its ReLU silences.
+
+    `panels`: words -> rows of runs that differ in their seed. `block` counts from 1; left out, the last one. Raises
+    InputError for rows without such readings.
+    """
+    parts = {"skip x": "skip/mean", "branch αF": "scaled/mean", "sum x + αF": "sum/mean"}
+    found = [_blocks(rows, "sum/mean") for rows in panels.values()]
+    if not all(found):
+        raise InputError(["no block/.../mean metrics in these rows; the presets blocks and full have them"])
+    looks = {words: _look(style.colours(len(parts)), number, marked=False) for number, words in enumerate(parts)}
+    which = "last residual sum" if block is None else f"residual sum of block {block}"
+    caption = (
+        f"Mean over all elements of the {which} and of its two parts, before its ReLU, on the training batch; below, "
+        "the share of its units that the ReLU silences for the whole batch. Lines: median over the runs; bands: their "
+        "range; a run counts until its last reading."
+    )
+    legend = [(words, Line2D([], [], **look)) for words, look in looks.items()]
+    with style.applied():
+        figure, grid = _grid(panels, 2, 1.9, f"What happens to the {which}", f"{caption} {note}", legend)
+        for column, (rows, names) in enumerate(zip(panels.values(), found, strict=True)):
+            place = f"block/{names[-1 if block is None else block - 1]}/"
+            for words, metric in reversed(parts.items()):  # the branch ends up on top of the sum, which it becomes
+                _draw_band(grid[0, column], rows, place + metric, looks[words])
+            grid[0, column].axhline(0, color=style.MUTED, linewidth=0.8)
+            _draw_band(grid[1, column], rows, place + "output/dead_share_batch", {"color": style.INK})
+            grid[1, column].set(ylim=(-0.03, 1.04), xlabel=_STEP)
+        grid[0, 0].set_ylabel("mean")
+        grid[1, 0].set_ylabel("dead units /\nunits")
+        low, high = (end(axis.get_ylim()[side] for axis in grid[0]) for side, end in ((0, min), (1, max)))
+        for axis in grid[0]:
+            axis.set_ylim(low, high)
+    return figure
+
+
+def _draw_band(axis: Axes, rows: pd.DataFrame, metric: str, look: Mapping[str, Any]) -> None:
+    """The median over runs of a metric against the step, and the range."""
+    read = rows[["step", metric]].dropna().groupby("step")[metric]
+    low, middle, high = read.min(), read.median(), read.max()
+    steps = middle.index.to_numpy(dtype=np.float64)
+    axis.plot(steps, middle.to_numpy(dtype=np.float64), linewidth=1.4, **look)
+    ends = low.to_numpy(dtype=np.float64), high.to_numpy(dtype=np.float64)
+    axis.fill_between(steps, *ends, color=look["color"], alpha=0.18, linewidth=0)
+
+
 # -- the sizes of updates ----------------------------------------------------------------------------------------------
 
 

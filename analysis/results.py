@@ -103,9 +103,10 @@ def read_all(
 
 
 def write_compact(results: Results, target: Path, metrics: Sequence[str], every: int = 1) -> None:
-    """Write compact results, with these metrics of the rows, those apart that no run has, at each `every`-th step.
+    """Write compact results, with these metrics of the rows, those apart that no run has.
 
-    Of the metrics' last values, in the index, those of KEPT remain.
+    Rows are those until the step `every`, and then each `every`-th step's. Of the metrics' last values, in the index,
+    those of KEPT remain.
     """
     runs = results.runs[[name for name in map(str, results.runs) if "/" not in name or name.split("/")[0] in KEPT]]
     there = [name for name in metrics if name in results.rows]
@@ -114,7 +115,7 @@ def write_compact(results: Results, target: Path, metrics: Sequence[str], every:
     rows = rows[["run_id", "step", *there]].astype(small)
     text = store.sweep_text(results.folder)
     target.mkdir(parents=True, exist_ok=True)
-    for name, frame in ((INDEX, runs), (ROWS, rows[rows["step"] % every == 0])):
+    for name, frame in ((INDEX, runs), (ROWS, rows[(rows["step"] <= every) | (rows["step"] % every == 0)])):
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
         buffer = io.BytesIO()  # a hundred columns of a few runs: what describes a column would be most of the file
         pq.write_table(

@@ -121,13 +121,36 @@ def test_a_run_without_a_reading_leaves_its_panel_empty() -> None:
     assert len(figure.axes) == 10 and len(lines(figure, 8)) == 5 and lines(figure, 9) == []
 
 
+def test_the_drift_of_a_sum_and_its_parts_is_the_median_of_the_runs() -> None:
+    def drifting(run: str, fall: float) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "run_id": run,
+                "step": [0, 10],
+                "block/b01/sum/mean": [9.0, 9.0],
+                "block/b02/skip/mean": [1.0, 0.0],
+                "block/b02/scaled/mean": [0.0, -fall],
+                "block/b02/sum/mean": [1.0, -fall],
+                "block/b02/output/dead_share_batch": [0.0, 1.0],
+            }
+        )
+
+    both = pd.concat([drifting("one", 1.0), drifting("two", 2.0), drifting("three", 6.0)])
+    figure = layers.drift({"": both})
+    branch, total, skip, zero = lines(figure, 0)
+    assert (branch, total, skip, zero) == ([0, -2], [1, -2], [1, 0], [0, 0])
+    assert lines(figure, 1) == [[0, 1]]
+    band = figure.axes[0].collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == (-6, 0)
+
+
 def test_readings_that_are_all_missing_draw_nothing() -> None:
     frame = rows()
     frame[frame.filter(regex="cosine").columns] = np.nan
     assert lines(layers.propagation({"": frame}), 4) == []
 
 
-@pytest.mark.parametrize("figure", [layers.propagation, layers.update_ratios])
+@pytest.mark.parametrize("figure", [layers.propagation, layers.update_ratios, layers.drift])
 def test_rows_without_readings_of_layers_are_unusable_input(figure: Any) -> None:
     with pytest.raises(InputError, match="the presets blocks and full have them"):
         figure({"": pd.DataFrame({"run_id": ["one"], "step": [0], "train/loss": [1.0]})})
