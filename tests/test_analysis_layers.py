@@ -137,11 +137,11 @@ def test_the_drift_of_a_sum_and_its_parts_is_the_median_of_the_runs() -> None:
 
     both = pd.concat([drifting("one", 1.0), drifting("two", 2.0), drifting("three", 6.0)])
     figure = layers.drift({"": both})
-    branch, total, skip, zero = lines(figure, 0)
+    total, branch, skip, zero = lines(figure, 0)
     assert (branch, total, skip, zero) == ([0, -2], [1, -2], [1, 0], [0, 0])
     assert lines(figure, 1) == [[0, 1]]
     band = figure.axes[0].collections[0].get_paths()[0].get_extents()
-    assert (band.y0, band.y1) == (-6, 0)
+    assert (band.y0, band.y1) == (-6, 1)
 
 
 def test_readings_that_are_all_missing_draw_nothing() -> None:
