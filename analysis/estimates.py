@@ -71,7 +71,7 @@ def wilson(events: int, n: int) -> tuple[float, float]:
     z = NORMAL
     centre = (events + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(events * (n - events) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if events == 0 else centre - half), (1.0 if events == n else centre + half)
 
 
 def share_below(events: int, n: int, level: float = LEVEL) -> float:
