@@ -288,8 +288,7 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     from harness.bench.overhead import measure_overhead
     from harness.sweep.run import read_sweep
 
-    read_sweep(options.file)
-    print(measure_overhead(options.file, options.workers))
+    print(measure_overhead(options.file, read_sweep(options.file).configs, options.workers))
     return DONE
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,15 +51,19 @@ class Overhead:
         )
 
 
-def measure_overhead(sweep_file: Path, workers: int) -> Overhead:
-    """Run a sweep and its report as a user would, then the same steps bare. Raises InputError when the sweep fails."""
+def measure_overhead(sweep_file: Path, configs: Sequence[RunConfig], workers: int) -> Overhead:
+    """Run a sweep and its report as a user would, then the same steps bare. Raises InputError when the sweep fails.
+
+    `configs` are the file's runs in the order in which the sweep does them.
+    """
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder, _bare_pool(workers) as pool:
         out = Path(folder) / "out"
         command = [sys.executable, "-m", "harness"]
         # which steps a run takes is known only once it has died, so the first bare pass needs a sweep before it
         rehearsal = Path(folder) / "rehearsal"
         _timed([*command, "sweep", str(sweep_file), "--out", str(rehearsal), "--workers", str(workers)])
-        work = [(run.config(), run.outcome()[0].last_step) for run in store.runs(rehearsal)]
+        ended = {run.run_id: run.outcome()[0].last_step for run in store.runs(rehearsal)}
+        work = [(config, ended[config.run_id]) for config in configs]
         before = _bare(pool, work)
         sweep, largest = _timed([*command, "sweep", str(sweep_file), "--out", str(out), "--workers", str(workers)])
         report, _ = _timed([*command, "report", str(out)])
