@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -11,49 +11,57 @@
 # %% [markdown]
 # # Where the networks die
 #
-# The figures of `harness report` from one output folder: the share of runs that died over width and residual scale,
-# the dead units of every run against the step, and the step at which each run died.
+# Of all runs of one sweep: the share that died over the number of filters and the residual scale, the dead units on the
+# way there, and the step at which each run died.
 #
-# The folder is named in one place, the next cell, or by the environment variable `HARNESS_OUT`.
+# The committed results of the sweep `filters` are read, or those in the folder that the environment variable
+# `HARNESS_OUT` names: the output of `harness sweep`, or compact results.
 
 # %%
-"""Where the networks die: the report's figures, from the run folders of one sweep."""
+"""Where the networks die: maps, curves and steps from the results of one sweep."""
 
 import os
 
 import analysis
-from analysis import axes, phase, steps
+from analysis import axes, findings, phase, results, steps
 
 # %matplotlib inline
 
-out = os.environ.get("HARNESS_OUT", "out/quickstart")
-runs = analysis.load(out)
-rows = analysis.load_rows(out, runs)
-print(f"{len(runs)} runs that differ in {', '.join(analysis.varying(runs)) or 'nothing'}")
+sweep = results.read(os.environ.get("HARNESS_OUT", findings.RESULTS / "filters"))
+runs = sweep.runs
+print(f"{sweep.name}: {len(runs)} runs that differ in {', '.join(analysis.varying(runs)) or 'nothing'}")
 
 # %% [markdown]
 # ## The map
-# Three seeds a cell are a demonstration: the interval beside each count says how little three runs can show.
+#
+# One map for each learning rate. A cell counts the runs that died among those that finished; below the count stands the
+# interval in which the share of all such runs may lie. The dots show the residual scale at which half of the runs die.
 
 # %%
 phase.phase_map(runs)
 
 # %% [markdown]
-# The same as numbers: one row for each level of the vertical axis (`y`) and of the horizontal one (`x`).
+# The same as numbers, the learning rates together: one row for each level of the vertical axis (`y`) and of the
+# horizontal one (`x`), lowest first.
 
 # %%
-phase.cells(runs, *axes.choose(runs))
+phase.cells(runs, *axes.choose(runs)).round(3)
 
 # %% [markdown]
 # ## The way there
-# A run dies when its line reaches 1 and stays there.
+#
+# From here on only the runs at the sweep's highest learning rate. A run dies when its line reaches 1 and stays there;
+# many others lose most of their units and live on.
 
 # %%
-steps.unit_share(runs, rows)
+fastest = runs[runs["optim.lr"] == runs["optim.lr"].max()]
+print(f"{len(fastest)} runs at learning rate {runs['optim.lr'].max():g}")
+steps.unit_share(fastest, sweep.rows[sweep.rows["run_id"].isin(fastest["run_id"])])
 
 # %% [markdown]
 # ## When
-# The checks are some steps apart, so a death is known to an interval; a survivor is known up to its last step only.
+#
+# The checks are some steps apart, so a death is known to an interval; a survivor is known up to its last check only.
 
 # %%
-steps.event_steps(runs)
+steps.event_steps(fastest)

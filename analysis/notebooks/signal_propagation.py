@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How the signal passes the blocks
+#
+# At every residual sum the stream x meets the scaled branch αF. How large both are against depth, at initialisation and
+# later in the training, how fast the branches' last layers move, and how the variance at initialisation depends on the
+# number of blocks L and the residual scale α.
+
+# %%
+"""How the signal passes the blocks: readings of every residual sum from committed results."""
+
+import pandas as pd
+
+from analysis import axes, findings, growth, layers, plots, results
+
+# %matplotlib inline
+
+sweep = results.read(findings.RESULTS / "first_to_die")
+runs = sweep.runs
+rows = sweep.rows.merge(runs[["run_id", "seed", "model.residual_scale"]], on="run_id")
+print(f"{sweep.name}: {len(runs)} runs, read at steps {rows['step'].min()} to {rows['step'].max()}")
+print(pd.crosstab(runs["model.residual_scale"], runs["outcome"]))
+
+# %% [markdown]
+# ## Against depth
+#
+# A column for each residual scale, a colour for each step. Step 0 is the initialisation. A run that died is read no
+# longer, so a late step is missing where no run lived to see it. Watch the ratio of branch to stream: below 1 the
+# stream carries the signal on, above it each block replaces most of what it was given.
+
+# %%
+panels = dict(axes.pieces(rows, ["model.residual_scale"]))
+layers.propagation(panels)
+
+# %% [markdown]
+# ## The last residual sum
+#
+# What the ReLU after the last sum is given, and the units that it then silences. The mean of the sum is that of the
+# skip connection and of the branch together. The skip connection comes out of a ReLU and is never negative: only the
+# branch can pull the sum below zero.
+
+# %%
+layers.drift(panels)
+
+# %% [markdown]
+# ## How fast the branches move
+#
+# The size of each update of the up-projections, the last convolution of every branch, relative to what it changes. One
+# seed of each scale.
+
+# %%
+layers.update_ratios(dict(axes.pieces(rows[rows["seed"] == rows["seed"].min()], ["model.residual_scale"])))
+
+# %% [markdown]
+# ## The variance at initialisation
+#
+# Theory for normalised branches: every block adds a constant times α² to the stream's variance, so that the growth is
+# proportional to L·α². It leaves out the ReLU after the sum and the reductions between the stages; hence one panel for
+# each stage. Where the statement holds, the marks lie on the line, and both exponents are 1.
+
+# %%
+untrained = results.read(findings.RESULTS / "variance")
+points = growth.variances(untrained.runs, untrained.rows)
+print(f"{untrained.name}: {len(untrained.runs)} runs, {len(points)} residual sums")
+plots.variance_growth(points)
+
+# %% [markdown]
+# What a single block adds, the sum's variance less that of the skip connection, divided by α²: the median over runs and
+# blocks. It would be one number in each column if the theory held for every block.
+
+# %%
+added = points.assign(ratio=points["added"] / points["alpha"] ** 2)
+print(added.pivot_table(index="alpha", columns="stage", values="ratio", aggfunc="median").round(3))
