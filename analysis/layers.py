@@ -229,6 +229,7 @@ def update_ratios(panels: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
         raise InputError(["no update/ metrics in these rows; the presets blocks and full have them"])
     up = any("up_projection" in name for found in labels.values() for name in found[kinds[0]])
     what = "up-projections" if up else "layers"
+    zero = ", as biases are at first" if "bias" in kinds else ""
     longest = max((found[kind] for found in labels.values() for kind in kinds), key=len)
     tones = style.colours(len(longest))
     legend = [
@@ -237,7 +238,7 @@ def update_ratios(panels: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     ]
     caption = (
         f"One line for each of the {what}, coloured in forward order: root mean square (RMS) of the optimizer's update "
-        "over that of the parameter before it. Not defined while the parameter is all zero, as biases are at first."
+        f"over that of the parameter before it. Not defined while a parameter is all zero{zero}."
     )
     caption += _edge_words(
         panels[words][f"update/{name}/ratio"].to_numpy(dtype=np.float64)
@@ -245,7 +246,7 @@ def update_ratios(panels: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
         for name in itertools.chain(*found.values())
     )
     with style.applied():
-        title = f"Size of updates, {what}"
+        title = f"Size of updates, {what if up else 'every layer'}"
         figure, grid = _grid(panels, len(kinds), 1.9, title, f"{caption} {note}", legend, "layer")
         for column, (words, rows) in enumerate(panels.items()):
             for line, kind in enumerate(kinds):
@@ -383,9 +384,11 @@ def share_map(timelines: Mapping[str, Timeline], source: Source = "batch", note:
     _demand_readings(timelines)
     caption = (
         "Share of a layer's units (channels) that are dead: zero at every position of "
-        f"{_SETS[source]}. b01, b02, ... are the outputs of blocks. A reading holds until the next one."
+        f"{_SETS[source]}. A reading holds until the next one."
     )
     names = {words: layers_of(timeline) for words, timeline in timelines.items()}
+    if any(_is_output(layer) for found in names.values() for layer in found):
+        caption += " b01, b02, ... are the outputs of blocks."
     height = min(6.5, max(1.5, 0.115 * max(map(len, names.values()))))
     with style.applied():
         figure, grid = _grid(timelines, 1, height, "Dead units, layer by layer", f"{caption} {note}")

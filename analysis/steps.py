@@ -65,6 +65,12 @@ def _layout(runs: pd.DataFrame, panel: str | None, colour: str | None) -> _Layou
     return _Layout(axes.axis(runs, panel), lines, style.colours(len(lines.levels)))
 
 
+def _pooled(runs: pd.DataFrame, layout: _Layout) -> str:
+    """What else the runs of one panel and colour differ in, as a sentence of a caption."""
+    others = [name for name in axes.candidates(runs) if name not in (layout.panels.column, layout.lines.column)]
+    return f" Runs that differ in {', '.join(others)} are shown together." if others else ""
+
+
 def unit_share(
     runs: pd.DataFrame,
     rows: pd.DataFrame,
@@ -83,11 +89,12 @@ def unit_share(
         metrics = [name for name in map(str, rows.columns) if "/" in name]
         raise InputError([f"no metric {batch!r} in these rows{suggestion(batch, metrics)}"])
     layout = _layout(runs, panel, colour)
+    rows = rows[rows["run_id"].isin(runs["run_id"])]
     curves, readings = _curves(rows, batch), _curves(rows, probe)
     crowd = int(layout.panels.codes.value_counts().max())
     caption = (
         f"{_DEFINITIONS[definition]}. Lines: of the training batch; marks: of the fixed probe set (train-mode "
-        "batch-norm). One line a run; it ends with the run's last reading."
+        f"batch-norm). One line a run; it ends with the run's last reading.{_pooled(runs, layout)}"
     )
     legend = [
         (level, Line2D([], [], color=tone, marker=layout.mark(line), markersize=4, linestyle=layout.dash(line)))
@@ -121,7 +128,7 @@ def event_steps(runs: pd.DataFrame, panel: str | None = None, colour: str | None
     left_out = len(runs) - len(finished)
     caption = (
         "One row a run. A bar leads from the last check at which it was alive to the first that decided its end; "
-        f"open marks: alive when last seen (right-censored). {explain_event(runs)}"
+        f"open marks: alive when last seen (right-censored). {explain_event(runs)}{_pooled(runs, layout)}"
     ) + (f" Without an outcome and not shown: {left_out}." if left_out else "")
     legend = [
         (outcome, Line2D([], [], color=style.MUTED, linestyle="none", marker=mark, markerfacecolor=_fill(outcome)))

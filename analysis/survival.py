@@ -104,7 +104,7 @@ def _cumulative_lr(run_ids: pd.Series[str], rows: pd.DataFrame | None) -> Callab
         raise InputError(["times against the cumulative learning rate take the rows of the runs"])
     demand(rows, *_READ)
     read = rows.loc[rows["run_id"].isin(run_ids), ["run_id", "step", *_READ]].dropna()
-    of_run = {str(run): part.to_numpy() for run, part in read.set_index("run_id").groupby(level=0)}
+    of_run = {str(run): part.to_numpy(dtype=np.float64) for run, part in read.set_index("run_id").groupby(level=0)}
     missing = [run for run in run_ids if run not in of_run]
     if missing:
         raise InputError([f"no reading of {_READ[0]} in the rows of run {run}" for run in missing])
