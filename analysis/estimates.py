@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from harness.located import InputError
+
 LEVEL = 0.95
 """Coverage of every interval that does not say otherwise."""
 NORMAL = 1.959963984540054
@@ -87,8 +89,10 @@ def share_above(events: int, n: int, level: float = LEVEL) -> float:
 def share_difference(events: int, n: int, control_events: int, control_n: int) -> tuple[Estimate, float]:
     """The difference of two independent shares with Newcombe's interval (1998, method 10), and Fisher's exact p.
 
-    Positive where the first share is the larger. Both counts must be positive.
+    Positive where the first share is the larger. Raises InputError for a group of no runs.
     """
+    if not (n and control_n):
+        raise InputError([f"no finished run in one of two groups to compare, of {n} and {control_n}"])
     share, control = events / n, control_events / control_n
     (low, high), (control_low, control_high) = wilson(events, n), wilson(control_events, control_n)
     down, up = math.hypot(share - low, control_high - control), math.hypot(high - share, control - control_low)

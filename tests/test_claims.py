@@ -262,6 +262,16 @@ def test_foretelling_beats_the_configuration_where_a_reading_knows_more() -> Non
     assert finding.verdict == "holds"
 
 
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_a_sweep_that_is_hardly_begun_decides_nothing_and_breaks_nothing(claim: Claim, seeds: int) -> None:
+    found = world(claim, lambda _: "survived", lambda run: {"state": "finished" if run.seed < seeds else "pending"})
+    [finding] = judge([claim], found)
+    assert finding.verdict == "undecided"
+    assert seeds or "Not judged" in finding.why
+    assert list(scoreboard.lines([finding])) and json.dumps(scoreboard.as_dicts([finding]), allow_nan=False)
+
+
 # -- the scoreboard ----------------------------------------------------------------------------------------------------
 
 

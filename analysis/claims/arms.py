@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from analysis.claims.claim import Verdict
 from analysis.estimates import Estimate, share_above, share_below, wilson
 from analysis.load import EVENTS
 from analysis.results import Results
+from harness.located import InputError
 
 FEW = 0.1
 """A share of runs below this is "about zero"."""
@@ -23,11 +24,20 @@ Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 
 def where(results: Results, **fields: Any) -> pd.DataFrame:
-    """The finished runs that have these values; `model__width=0.5` names the field model.width."""
+    """The finished runs that have these values; `model__width=0.5` names the field model.width.
+
+    Raises InputError if there is none.
+    """
     runs = results.runs[results.runs["state"] == "finished"]
     for name, value in fields.items():
         runs = runs[runs[name.replace("__", ".")] == value]
+    if runs.empty:
+        raise InputError([f"{results.name}: no finished run with {_words(fields) or 'any values'}"])
     return runs
+
+
+def _words(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('__', '.')} = {value}" for name, value in fields.items())
 
 
 def pooled(*frames: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from analysis import estimates
 from analysis.estimates import Estimate
 from analysis.results import Results
+from harness.located import InputError
 
 Verdict = Literal["holds", "does not hold", "undecided"]
 Arms = Sequence[tuple[str, Estimate]]
@@ -95,13 +96,23 @@ class Finding:
         return " ".join(notes)
 
 
+def _judged(claim: Claim, results: Mapping[str, Results]) -> Judgement:
+    """What the results say, undecided with the reason where they lack what the claim compares."""
+    try:
+        return claim.judge(results)
+    except InputError as error:
+        nothing = Estimate(math.nan, math.nan, math.nan, 0)
+        reasons = tuple(f"Not judged: {problem}." for problem in error.problems)
+        return Judgement("undecided", nothing, "nothing to compare", remarks=reasons)
+
+
 def judge(claims: Sequence[Claim], results: Mapping[str, Results]) -> tuple[Finding, ...]:
     """What the results of several sweeps, by name, say about claims; p-values corrected over the claims judged."""
     judged: dict[str, Judgement] = {}
     missing = {claim.name: tuple(name for name in claim.sweeps if name not in results) for claim in claims}
     for claim in claims:
         if not missing[claim.name]:
-            judged[claim.name] = claim.judge(results)
+            judged[claim.name] = _judged(claim, results)
     adjusted = estimates.holm({name: each.p for name, each in judged.items()})
     return tuple(
         Finding(claim, judged.get(claim.name), missing[claim.name], adjusted.get(claim.name, math.nan))

@@ -11,6 +11,7 @@ from analysis import growth, plots
 from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, never, share, where
 from analysis.claims.claim import Claim, Judgement, Verdict
 from analysis.estimates import Estimate, mean
+from analysis.load import demand
 from analysis.results import Results
 
 LINEAR = (0.9, 1.1)
@@ -40,7 +41,7 @@ def mimicry(results: Mapping[str, Results]) -> Judgement:
     mimic, others = results["mimic"], results["mimic_scaled"]
     off = _first_losses(mimic.runs, mimic.rows, others.runs, others.rows)
     arms: list[tuple[str, Estimate]] = []
-    follows, differs = True, off.max() >= EXACT
+    tested, follows, differs = False, True, off.max() >= EXACT
     remarks = [f"Plain SGD: losses of the first {EXACT_UNTIL} steps differ by at most {off.max():.1g} of their size."]
     for (name, momentum), part in where(mimic).groupby(["optim.name", "optim.momentum"]):
         same = where(others, optim__name=name, optim__momentum=momentum)
@@ -48,10 +49,11 @@ def mimicry(results: Mapping[str, Results]) -> Judgement:
         words = f"{name}, momentum {momentum:g}"
         arms += [(f"{words}: mimic", share(part)), ("   scale 0.1", share(scaled)), ("   scale 1", share(bare))]
         if share(bare).value >= MOST:
+            tested = True
             follows &= at_most(part) < MOST
             differs |= at_least(part) > MOST
         remarks.append(f"{words}: died {count(part)} as mimic, {count(scaled)} at 0.1, {count(bare)} at 1.")
-    verdict: Verdict = "does not hold" if differs else "holds" if follows else "undecided"
+    verdict: Verdict = "does not hold" if differs else "holds" if tested and follows else "undecided"
     effect = Estimate(float(off.max()), float("nan"), float("nan"), len(off), "seeds")
     return Judgement(verdict, effect, "largest relative difference of SGD's first losses", arms=arms,
                      remarks=tuple(remarks))  # fmt: skip
@@ -90,6 +92,7 @@ def faster(results: Mapping[str, Results]) -> Judgement:
     means: dict[str, pd.Series[float]] = {}
     for name, runs in (("v4", where(results["accuracy_v4"])),
                        ("residual", where(results["accuracy"], model__residual_scale=0.1))):  # fmt: skip
+        demand(runs, "val/accuracy")
         source = results["accuracy_v4" if name == "v4" else "accuracy"]
         rows = source.rows.merge(runs[["run_id", "seed"]].rename(columns={"seed": "of_seed"}), on="run_id")
         means[name] = rows.groupby("of_seed")["train/loss"].mean().astype(float)
