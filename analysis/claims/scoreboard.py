@@ -62,7 +62,13 @@ def _line(finding: Finding) -> tuple[str, ...]:
 
 
 def effect_words(effect: Estimate) -> str:
-    """Such as `0.12 (0.05 to 0.3)`."""
+    """Such as `0.12 (0.05 to 0.3)`; an infinite end, that of a dose, is open."""
+    if effect.high == math.inf:
+        return (
+            f"{effect.value:.3g} (open on both sides)"
+            if effect.low == 0
+            else f"{effect.value:.3g} (from {effect.low:.3g})"
+        )
     if not effect.has_interval:
         return f"{effect.value:.3g}"
     return f"{effect.value:.3g} ({effect.low:.3g} to {effect.high:.3g})"
