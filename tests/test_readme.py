@@ -18,7 +18,19 @@ def test_every_command_it_names_exists(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     help_text = capsys.readouterr().out
     named = set(re.findall(r"(?:harness|-m harness) ([a-z]+)", README)) - {"makes"}
-    assert named >= {"run", "sweep", "status", "report", "models", "schema", "evaluate", "schedule", "bench"}
+    assert named >= {
+        "run",
+        "sweep",
+        "status",
+        "report",
+        "models",
+        "schema",
+        "evaluate",
+        "schedule",
+        "bench",
+        "claims",
+        "dashboard",
+    }
     for command in named:
         assert f"  {command} " in help_text, command
 
