@@ -50,9 +50,7 @@ def _command() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="harness",
-        description="Makes wide residual networks die, and says which units died when.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
+        prog="harness", description="Makes wide residual networks die, and says which units died when."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
