@@ -134,7 +134,10 @@ class _Judged:
 
 
 def _judged(folder: Path, runs: pd.DataFrame) -> _Judged:
-    name = results.name_of(folder)
+    try:
+        name = results.name_of(folder)
+    except InputError:  # a sweep file that cannot be read: the runs speak for themselves
+        return _Judged()
     claims = [claim for claim in CLAIMS if claim.sweeps == (name,)]
     if not claims or not (runs["state"] == "finished").any():
         return _Judged()

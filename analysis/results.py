@@ -17,12 +17,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from analysis.load import STEPS, load, load_rows, provenance, strangers
 from harness import store
 from harness.config import RunConfig
-from harness.located import InputError
+from harness.located import InputError, parse
 
 INDEX, ROWS = "index.parquet", "rows.parquet"
 PROVENANCE = "provenance.json"
@@ -70,6 +69,8 @@ def read(folder: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> R
         runs, rows = (pd.read_parquet(place / name) for name in (INDEX, ROWS))
     except (OSError, ValueError) as error:
         raise InputError([f"{place}: its compact results cannot be read: {error}"]) from None
+    if missing := [name for name in ("run_id", "state", "outcome", *STEPS) if name not in runs]:
+        raise InputError([f"{place / INDEX}: its columns are not those of an index; {', '.join(missing)} missing"])
     return Results(name_of(place), place, runs.astype(dict.fromkeys(STEPS, "Int64")), rows)
 
 
@@ -132,8 +133,7 @@ def write_compact(results: Results, target: Path, metrics: Sequence[str], every:
 
 
 def name_of(folder: Path) -> str:
-    """The sweep's own name; the folder's, if the sweep has none."""
+    """The sweep's own name; the folder's, if the sweep has none. Raises InputError for a sweep file that is damaged."""
     text = store.sweep_text(folder)
-    content = None if text is None else yaml.safe_load(text)
-    name = content.get("name") if isinstance(content, dict) else None
+    name = None if text is None else parse(text, str(folder / "sweep.yaml")).data.get("name")
     return str(name or folder.resolve().name)

@@ -98,13 +98,17 @@ def parse(text: str, name: str) -> Document:
 
 def read(path: Path) -> Document:
     """Read and parse a YAML file; InputError when it is missing or unreadable, or as `parse` says."""
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; InputError when it is missing or unreadable."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError([f"{path}: no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([f"{path}: cannot be read: {error}"]) from None
-    return parse(text, str(path))
 
 
 def suggestion(word: str, allowed: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
@@ -353,6 +354,24 @@ def test_the_same_sweep_twice_and_folders_without_runs_are_named_at_once(folder:
         read_all([folder, folder, tmp_path / "empty", tmp_path / "gone"])
     assert len(error.value.problems) == 3
     assert "three" in error.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("index.parquet", b"PAR1", "cannot be read"),
+        ("index.parquet", None, "its columns are not those of an index; state"),
+        ("sweep.yaml", b"- 1", "found a list at the top"),
+    ],
+)
+def test_damaged_compact_results_are_named(
+    file: str, content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bias"
+    shutil.copytree(committed.RESULTS / "bias", folder)
+    (folder / file).write_bytes((folder / "rows.parquet").read_bytes() if content is None else content)
+    assert main(["claims", str(folder)]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_runs_of_another_sweep_are_left_out_and_counted(folder: Path) -> None:

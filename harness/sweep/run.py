@@ -14,7 +14,7 @@ from rich.table import Table
 from harness import sinks, store
 from harness.config import RunConfig
 from harness.data.check import check_data
-from harness.located import InputError
+from harness.located import InputError, read_text
 from harness.sinks import WandbMode, WandbOptions
 from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
@@ -39,13 +39,7 @@ class Settings:
 
 def read_sweep(path: Path) -> Sweep:
     """The validated sweep of a file. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError([f"{path}: no such file"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError([f"{path}: cannot be read: {error}"]) from None
-    return expand(text, str(path))
+    return expand(read_text(path), str(path))
 
 
 def label(config: RunConfig, varied: Iterable[str]) -> str:
