@@ -4,7 +4,10 @@ BIN := .venv/bin
 USER_READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: quickstart test lint findings format clean
+CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm bias revival mimic_scaled mimic optimizers \
+  optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance
+
+.PHONY: quickstart test lint claims findings format clean
 
 quickstart: $(USER_READY)
 	$(BIN)/harness sweep experiments/quickstart.yaml --out out/quickstart
@@ -18,6 +21,14 @@ lint: $(DEV_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# An hour on two cores; again: continues where it was. A run that several sweeps have is trained once.
+claims: $(USER_READY)
+	reuse=""; for name in $(CLAIMS); do \
+	  $(BIN)/harness sweep experiments/claims/$$name.yaml --wandb disabled $$reuse || exit 1; \
+	  reuse="$$reuse --reuse out/$$name"; \
+	done
+	$(BIN)/harness claims $(addprefix out/,$(CLAIMS))
 
 findings: $(USER_READY)
 	$(BIN)/python -m analysis.findings

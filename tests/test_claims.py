@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -413,6 +414,13 @@ def test_committed_results_are_of_the_sweep_that_is_committed(folder: Path) -> N
     assert results.name == folder.name
     assert sorted(results.runs["run_id"]) == sorted(run.run_id for run in runs)
     assert (results.runs["state"] == "finished").all()
+
+
+def test_make_claims_runs_every_sweep_of_the_claims() -> None:
+    [listed] = re.findall(
+        r"^CLAIMS := (.*?)\n\n", (SWEEPS.parent.parent / "Makefile").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert sorted(listed.replace("\\", "").split()) == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
 RETRAINED = (("bias", "died"), ("mimic_scaled", "survived"))
