@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import style
+from analysis import phase, style
 from analysis.claims import CLAIMS, judge, scoreboard
 from analysis.layers import DRIFT, READINGS, drift
 from analysis.results import Results, read_all, write_compact
@@ -49,8 +49,10 @@ def _seen(name: str) -> bool:
     return not name.startswith("update/") or "up_projection" in name
 
 
-def mechanism(results: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
-    """Figures of no single claim, by name: what happens to the last residual sum before a death."""
+def overview(results: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
+    """Figures of no single claim, by name: where nets die, and what happens to their last residual sum before."""
+    if "filters" in results:
+        yield "map", phase.phase_map(results["filters"].runs)
     if "first_to_die" in results:
         runs, rows = results["first_to_die"].runs, results["first_to_die"].rows
         seen = rows.merge(runs[["run_id", "model.residual_scale"]], on="run_id")
@@ -73,7 +75,7 @@ def main() -> int:
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, figure in scoreboard.figures(findings, results):
         store.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
-    for name, figure in mechanism(results):
+    for name, figure in overview(results):
         store.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
     table = scoreboard.markdown(findings)
     for page in PAGES:
