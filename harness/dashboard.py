@@ -103,10 +103,10 @@ def create(project: str, entity: str | None, name: str = NAME) -> str:
     workspace(project, entity, name)  # what is wrong with it is said before anything is asked of a server
     import wandb
 
+    from harness.sinks import quiet_wandb
+
     try:
-        # silent, wandb neither asks for a key on a terminal nor adds lines of its own
-        wandb.setup(wandb.Settings(silent=True))
-        api = wandb.Api()
+        api = quiet_wandb().Api()
         owner = entity or api.settings["entity"] or api.default_entity
         url = str(workspace(project, owner, name).save().url) if owner else None
     except wandb.errors.UsageError:

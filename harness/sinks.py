@@ -74,12 +74,10 @@ class WandbSink:
     def __init__(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
         self._run: Any = None
         try:
-            import wandb
-
-            self._wandb: Any = wandb
+            self._wandb: Any = quiet_wandb()
             # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
             self._wandb.util.pd_available = False
-            self._run = wandb.init(
+            self._run = self._wandb.init(
                 mode=options.mode,
                 dir=str(options.folder),
                 project=options.project,
@@ -91,7 +89,7 @@ class WandbSink:
                 job_type="train",
                 tags=list(options.tags),
                 config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
-                settings=_settings(wandb),
+                settings=_settings(self._wandb),
             )
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
@@ -128,6 +126,14 @@ class WandbSink:
             print(f"wandb failed, the runs go on without it: {type(error).__name__}: {error}", file=sys.stderr)
 
 
+def quiet_wandb() -> Any:
+    """The module wandb, which then raises where it would ask for a login."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb
+
+
 def log_report(
     name: str,
     figures: Mapping[str, Path],
@@ -140,8 +146,7 @@ def log_report(
     InputError where wandb refuses.
     """
     try:
-        import wandb
-
+        wandb = quiet_wandb()
         run = wandb.init(
             mode=options.mode,
             dir=str(options.folder),

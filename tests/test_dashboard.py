@@ -1,8 +1,6 @@
 """W&B dashboards: what they show exists in a run, they are the same each time, and what stops them is said."""
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from harness.located import InputError
 from harness.store import RunDirectory
 from harness.train import train
 from tests.runs import tiny
+from tests.terminals import on_terminal, without_login
 
 DASHBOARD = [sys.executable, "-m", "harness", "dashboard", "--project", "p"]
 KEY = "0123456789" * 4
@@ -32,12 +31,6 @@ KEY = "0123456789" * 4
 def sections(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The panels of each section, in order."""
     return {each["name"]: each["panels"] for each in spec["spec"]["section"]["panelBankConfig"]["sections"]}
-
-
-def without_login(folder: Path, **variables: str) -> dict[str, str]:
-    """The environment of a user whose home is an empty folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC"))}
-    return kept | {"HOME": str(folder), "NETRC": str(folder / "netrc")} | variables
 
 
 # -- what it shows -----------------------------------------------------------------------------------------------------
@@ -156,22 +149,8 @@ def test_print_needs_no_login_and_is_equal_in_every_process(tmp_path: Path, caps
 
 def test_a_missing_login_is_said_and_never_asked_for(tmp_path: Path) -> None:
     """On a terminal, where wandb would ask."""
-    terminal, of_command = pty.openpty()
-    try:
-        done = subprocess.run(
-            DASHBOARD,
-            stdin=of_command,
-            stdout=subprocess.PIPE,
-            stderr=of_command,
-            timeout=60,
-            check=False,
-            env=without_login(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", TERM="xterm"),
-        )
-        said = os.read(terminal, 10_000).decode()
-    finally:
-        os.close(of_command)
-        os.close(terminal)
-    assert done.returncode == 2
+    code, said = on_terminal(DASHBOARD, without_login(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9"))
+    assert code == 2
     assert said.splitlines() == [
         "no W&B login here: run `wandb login` or set WANDB_API_KEY; --print shows the dashboard without one"
     ]

@@ -14,6 +14,7 @@ from harness.sweep.expand import expand
 from harness.sweep.run import wandb_options
 from harness.sweep.work import Task, work
 from tests.runs import TINY_SWEEP, tiny
+from tests.terminals import on_terminal, without_login
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -63,6 +64,25 @@ def test_a_mirror_that_fails_says_so_once_and_the_run_goes_on(
         config = tiny(seed=seed, train={"steps": 2})
         assert work(Task(config, tmp_path / "runs" / config.run_id, "test", options)).state == "finished"
     assert capsys.readouterr().err.count("no space left on device") == 1
+
+
+def test_online_without_a_login_never_asks_for_one(tmp_path: Path) -> None:
+    """On a terminal, where wandb would ask and wait: the run goes on, and the report, once written, says what is missing."""
+    home = without_login(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9")
+    harness = [sys.executable, "-m", "harness"]
+    settings = [
+        "model.width=0.03125",
+        "model.repeats=[1,1,1]",
+        "data.batch_size=8",
+        "train.steps=2",
+        "compute.device=cpu",
+    ]
+    out = str(tmp_path / "out")
+    code, said = on_terminal([*harness, "run", *settings, "--out", out, "--wandb", "online"], home)
+    assert (code, said.count("wandb failed, the runs go on without it")) == (0, 1), said
+    code, said = on_terminal([*harness, "report", out, "--wandb", "online"], home)
+    assert code == 2 and "wandb did not take the report" in said, said
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
