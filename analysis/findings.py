@@ -35,12 +35,18 @@ def committed() -> dict[str, Results]:
 
 
 def save(results: Results, root: Path) -> Path:
-    """Write a sweep's compact results below a folder, with the metrics that any claim needs of it."""
+    """Write a sweep's compact results below a folder, with the metrics that any claim needs of it.
+
+    Raises InputError for a folder that cannot be written.
+    """
     wanted = {metric for claim in CLAIMS if results.name in claim.sweeps for metric in claim.metrics}
     read = map(str, results.rows) if results.name in DRAWN else ()
     drawn = {name for name in read if re.fullmatch(f"{READINGS}|{DRIFT}", name) and _seen(name)}
     target = root / results.name
-    write_compact(results, target, sorted(wanted | drawn), DRAWN.get(results.name, 1))
+    try:
+        write_compact(results, target, sorted(wanted | drawn), DRAWN.get(results.name, 1))
+    except OSError as error:
+        raise InputError([f"{error.filename or target}: cannot be written: {error.strerror}"]) from None
     return target
 
 

@@ -557,7 +557,7 @@ def sweep_text(out: Path) -> str | None:
     """The sweep file that the folder belongs to, or None."""
     try:
         return (out / "sweep.yaml").read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

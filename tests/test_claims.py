@@ -391,6 +391,11 @@ def test_the_command_prints_every_claim_and_names_a_folder_it_cannot_use(
     assert len(json.loads(capsys.readouterr().out)) == len(CLAIMS)
     assert main(["claims", str(tmp_path / "gone")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("not a folder")
+    assert main(["claims", str(tmp_path / "file")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["claims", str(folder), "--save", str(tmp_path / "file" / "below")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 # -- what is committed -------------------------------------------------------------------------------------------------
