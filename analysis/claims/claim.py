@@ -86,14 +86,21 @@ class Finding:
     def why(self) -> str:
         """What else there is to say about the verdict, in sentences."""
         if self.judgement is None:
-            commands = ", ".join(f"`harness sweep experiments/claims/{name}.yaml`" for name in self.missing)
+            commands = ", ".join(f"`{_command(name)}`" for name in self.missing)
             return f"Not judged: needs {commands}."
         notes = list(self.judgement.remarks)
         if self.verdict != self.judgement.verdict:
             notes.append(f"After Holm's correction p = {self.adjusted:.2g}, so it stays undecided.")
+        if self.verdict == "undecided":
+            commands = ", ".join(f"`{_command(name)}`" for name in self.claim.sweeps)
+            notes.append(f"With more seeds these may decide it: {commands}.")
         if self.claim.beyond:
             notes.append(self.claim.beyond)
         return " ".join(notes)
+
+
+def _command(sweep: str) -> str:
+    return f"harness sweep experiments/claims/{sweep}.yaml"
 
 
 def _judged(claim: Claim, results: Mapping[str, Results]) -> Judgement:

@@ -159,7 +159,8 @@ CLAIMS = (
         "holds if at least 29 died and the one-sided 95 % bound is below 10 %, does not hold if the lower one is above",
         in_training,
         "share of the runs that died",
-        "The paper's tens of thousands of steps take GPUs: experiments/paper/section_3_3.yaml.",
+        "The paper's tens of thousands of steps take GPUs: "
+        "`harness sweep experiments/paper/section_3_3.yaml --per-gpu 1`.",
         metrics=("prepool/dead_share_batch",),
     ),
     Claim(

@@ -99,7 +99,8 @@ CLAIMS = (
         "holds if its 95 % interval lies within 500 to 2000, does not hold if it lies outside",
         crossing,
         "share that died at scale 1",
-        "Whether it is near 1000 at 299x299 on ImageNet takes GPUs: experiments/paper/section_3_3.yaml.",
+        "Whether it is near 1000 at 299x299 on ImageNet takes GPUs: "
+        "`harness sweep experiments/paper/section_3_3.yaml --per-gpu 1`.",
         draw_dose,
     ),
     Claim(
