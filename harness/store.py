@@ -30,7 +30,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -58,18 +58,25 @@ class Damaged(Exception):
         super().__init__(f"{path}: damaged: {why}")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by rename: a reader sees the old content or the new one, also after a crash."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` in the end: a reader sees the old or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file by `replacing` it."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
@@ -262,9 +269,8 @@ class RunDirectory:
         """Replace the checkpoint by `state`: nested mappings and lists of tensors and plain values."""
         import torch
 
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_atomically(self.file("checkpoint.pt"), buffer.getvalue())
+        with replacing(self.file("checkpoint.pt")) as file:
+            torch.save(dict(state), file)
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The latest checkpoint, on the CPU, or None. Raises Damaged."""
@@ -288,9 +294,8 @@ class RunDirectory:
         import numpy as np
 
         arrays = {f"{name}/{key}": array for name, parts in timelines.items() for key, array in parts.items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        write_atomically(self.file("timelines.npz"), buffer.getvalue())
+        with replacing(self.file("timelines.npz")) as file:
+            np.savez_compressed(file, **arrays)
 
     def timelines(self) -> dict[str, dict[str, Any]]:
         """The timelines of unit deaths by name; none for a run whose preset reads no layers. Raises Damaged."""

@@ -29,6 +29,7 @@ class Watch:
 
     def __init__(self, trainee: Trainee, data: Dataset, batches: Batches, sinks: Sequence[Sink]) -> None:
         self.trainee, self.data, self.batches, self.sinks = trainee, data, batches, sinks
+        self.parameters = list(trainee.model.parameters())
         self.probe_images = data.probe_set()
         self.prepool = PrePool(
             trainee.model.pool,  # type: ignore[arg-type]
@@ -78,7 +79,7 @@ class Watch:
             return False
         hits = (logits.detach().argmax(dim=1) == labels).double().mean()
         signs = torch.stack([trainee.losses[step % len(trainee.losses)].double(), hits, trainee.errors.double().mean()])
-        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        state = torch.stack([norm(self.parameters), *trainee.losses.double()])
         values = torch.cat([self.prepool.pending, distributed.mean(torch.cat([signs, state]))]).tolist()
         batch = self.prepool.take(values[: len(BATCH_READINGS)])
         loss, accuracy, error, parameter, *losses = values[len(BATCH_READINGS) :]
@@ -123,7 +124,7 @@ class Watch:
         trainee = self.trainee
         self.known = None
         ring = len(trainee.losses)
-        state = torch.stack([largest_parameter(trainee.model), *trainee.losses.double()])
+        state = torch.stack([norm(self.parameters), *trainee.losses.double()])
         parameter, *losses = distributed.mean(state).tolist()
         losses[trainee.step % ring] = 0.0  # the ring's oldest loss; this step has none
         self.check(parameter, losses, inert_share=1.0)
@@ -182,9 +183,12 @@ class Watch:
 
 
 @torch.no_grad()
-def largest_parameter(model: nn.Module) -> Tensor:
-    """Largest absolute value of all parameters, a double on the device; NaN if one is NaN, so that one number tells."""
-    return torch.stack(torch._foreach_norm(list(model.parameters()), ord=float("inf"))).max().double()
+def norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The largest Euclidean norm of a parameter, a double on the device: not finite if and only if one of them is not.
+
+    Squares of float32 numbers do not overflow in doubles.
+    """
+    return torch.stack(torch._foreach_norm(list(parameters), 2, torch.float64)).max()
 
 
 def held_out_reading(model: nn.Module, part: Part, batch_size: int) -> dict[str, float]:

@@ -35,7 +35,7 @@ def normalised_apart(model: nn.Module, size: int) -> Iterator[None]:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     try:
         for norm in norms:
-            norm.forward = _apart(norm, size)  # type: ignore[assignment,method-assign]
+            norm.__dict__["forward"] = _apart(norm, size)  # as `norm.forward = ` does, which takes ten times as long
         yield
     finally:
         for norm in norms:
@@ -46,6 +46,8 @@ def _apart(norm: nn.BatchNorm2d, size: int) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         count, channels, height, width = x.shape
         batches = count // size
+        if batches == 1:
+            return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
         # (k * B, C, H, W) -> (B, k * C, H, W): each batch's channels become channels of their own; C stays innermost
         split = x.view(batches, size, channels, height, width).permute(1, 3, 4, 0, 2)
         wide = split.reshape(size, height, width, batches * channels).permute(0, 3, 1, 2)

@@ -202,7 +202,8 @@ def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) ->
     no forward pass will move a buffer, which saves keeping them.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and not buffers_rest else []
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    gpus = torch.cuda.is_available()
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"} if gpus else ()
     changed = []
     try:
         for module in model.modules():
