@@ -4,14 +4,20 @@ BIN := .venv/bin
 USER_READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
+QUICKSTART := out/quickstart
+
 CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm bias revival mimic_scaled mimic optimizers \
   optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance
 
 .PHONY: quickstart test lint claims findings format clean
 
 quickstart: $(USER_READY)
-	$(BIN)/harness sweep experiments/quickstart.yaml --out out/quickstart
-	$(BIN)/harness report out/quickstart
+	$(BIN)/harness sweep experiments/quickstart.yaml --out $(QUICKSTART)
+	@$(MAKE) --no-print-directory $(QUICKSTART)/report.html
+
+# Drawn again when a run or what draws it has changed.
+$(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(wildcard analysis/*.py analysis/claims/*.py)
+	$(BIN)/harness report $(QUICKSTART)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest

@@ -547,7 +547,10 @@ def index(out: Path, configs: Iterable[RunConfig] = ()) -> tuple[list[Row], list
 
 
 def write_index(out: Path, rows: Sequence[Row]) -> None:
-    """Write OUT/index.parquet. A column in which texts and numbers meet (scales per stage) becomes text."""
+    """Write OUT/index.parquet, unless it holds just that: then its time still says when a run last changed.
+
+    A column in which texts and numbers meet (scales per stage) becomes text.
+    """
     uniform = [dict(row) for row in rows]
     for name in {name for row in rows for name in row}:
         kinds = {type(row.get(name)) for row in rows} - {type(None)}
@@ -555,7 +558,9 @@ def write_index(out: Path, rows: Sequence[Row]) -> None:
             for row in uniform:
                 value = row.get(name)
                 row[name] = value if value is None or isinstance(value, str) else f"{value:g}"
-    write_atomically(out / "index.parquet", _parquet(uniform))
+    path, content = out / "index.parquet", _parquet(uniform)
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, content)
 
 
 def sweep_text(out: Path) -> str | None:

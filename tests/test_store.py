@@ -168,7 +168,13 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
     store.write_index(tmp_path, rows)
     import pandas as pd
 
-    assert len(pd.read_parquet(tmp_path / "index.parquet")) == 2
+    index = tmp_path / "index.parquet"
+    assert len(pd.read_parquet(index)) == 2
+    os.utime(index, (1, 1))
+    store.write_index(tmp_path, rows)
+    assert index.stat().st_mtime == 1  # nothing has changed: `make` need not draw the report again
+    store.write_index(tmp_path, rows[:1])
+    assert len(pd.read_parquet(index)) == 1 and index.stat().st_mtime > 1
 
 
 def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(tmp_path: Path) -> None:
