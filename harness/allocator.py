@@ -9,17 +9,19 @@ import gc
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_LIMIT = 2**30
+_KEPT = 2**30
+_LARGEST = 2**25
+"""Bytes: what the process keeps, and the largest piece that it keeps, which is the most that every glibc allows."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to 1 GiB at a time, until `give_memory_back`.
+    """Let this process keep up to 1 GiB of what it frees until `give_memory_back`, in pieces of up to 32 MiB.
 
     By default large tensors go back to the system at once, and the next ones of their size cost their page faults
     anew: a fifth of a forward pass over many images.
     """
-    _call("mallopt", _M_MMAP_THRESHOLD, _LIMIT)
-    _call("mallopt", _M_TRIM_THRESHOLD, _LIMIT)
+    _call("mallopt", _M_MMAP_THRESHOLD, _LARGEST)
+    _call("mallopt", _M_TRIM_THRESHOLD, _KEPT)
 
 
 def give_memory_back() -> None:
