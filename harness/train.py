@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from harness import distributed
-from harness.allocator import keep_freed_memory
 from harness.config import RunConfig
 from harness.data.dataset import load_dataset
 from harness.outcome import Outcome
@@ -27,7 +26,6 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
     torchrun every rank calls this; each trains on its part of the batch, and only rank 0 writes.
     Raises Damaged for a checkpoint that cannot be used.
     """
-    keep_freed_memory()
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)

@@ -121,11 +121,9 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     """The training loop with nothing in it that is not training."""
     import torch
 
-    from harness.allocator import keep_freed_memory
     from harness.data.dataset import load_dataset
     from harness.trainee import Trainee, pick_device
 
-    keep_freed_memory()
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -15,7 +16,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from harness.allocator import give_memory_back
 from harness.store import RunDirectory
 from harness.sweep.work import Report, Task, Terminated, failed, work
 
@@ -75,7 +75,10 @@ def local(tasks: Sequence[Task], display: Display, slots: Sequence[str | None]) 
 def _work_in_worker(task: Task) -> Report:
     """Do a run in a worker that stays alive, and give its memory back to the system before the next one."""
     report = work(task)
-    give_memory_back()
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)
     return report
 
 
