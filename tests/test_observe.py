@@ -190,6 +190,28 @@ def test_layers_that_some_passes_lack_are_merged_over_the_others() -> None:
     assert (probe.rows[0]["layer/a/mean"], probe.rows[0]["layer/b/mean"]) == (3, 2)
 
 
+def test_shapes_may_change_from_one_pass_to_the_next() -> None:
+    model = nn.Sequential(*[nn.ReLU() for _ in range(5)])
+    with observe(model, "*", every=1) as probe:
+        for size in range(2, 40):
+            x = torch.arange(3.0)[:, None, None].expand(2, 3, size, 4) * size
+            model(x.contiguous(memory_format=torch.channels_last) if size % 2 else x)
+    for size, row in enumerate(probe.rows, 2):
+        for layer in range(5):
+            assert row[f"layer/{layer}/mean"] == size and row[f"layer/{layer}/inert_units_batch"] == 3
+            assert row[f"layer/{layer}/zero_fraction"] == pytest.approx(1 / 3)
+            assert row[f"layer/{layer}/dead_units_batch"] == 1
+
+
+def test_a_set_read_in_inference_mode_leaves_nothing_that_training_stumbles_over() -> None:
+    train = Train()
+    with observe(train.model, "full", every=1, optimizer=train.optimizer) as probe:
+        with torch.inference_mode():
+            probe.read_set(train.images(), batch_size=8, step=0)
+        train.steps(2)
+    assert [row["step"] for row in probe.rows] == [0, 0, 1]
+
+
 # -- the fixed set -----------------------------------------------------------------------------------------------------
 
 
