@@ -80,10 +80,10 @@ class SweepDisplay:
         parts = [f"{len(self.done) + self.found}/{self.total} runs done"]
         if self.found:
             parts[0] += f" ({self.found} before)"
-        parts += [f"{self.running} running"]
+        left = self.total - self.found - len(self.done)
+        parts += [f"{min(self.running, left)} running"]  # of those that were running some have ended since
         parts += [f"{count} {outcome}" for outcome, count in sorted(outcomes.items())]
         parts += [f"{len(self.failed)} failed"]
-        left = self.total - self.found - len(self.done)
         if left and self.done:
             seconds = (time.monotonic() - self._start) / len(self.done) * left
             parts.append(f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left")
