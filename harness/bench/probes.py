@@ -25,6 +25,7 @@ from harness.optim.build import build_optimizer
 from harness.probes import Cadence, observe
 from harness.probes.prepool import PrePool
 from harness.probes.selection import select
+from harness.watch import norm
 
 PROBE_CADENCE = Cadence().every
 TARGETS = {"prepool": 0.01, "blocks": 0.02}
@@ -251,11 +252,10 @@ def _keeping(loop: _Loop) -> Iterator[_Way]:
 @contextlib.contextmanager
 def _checks(loop: _Loop) -> Iterator[_Way]:
     """A check for the outcome while fewer than 90 % of the units are dead: the pre-pool reading of the batch."""
-    pool = loop.model.get_submodule("pool")
+    pool, parameters = loop.model.get_submodule("pool"), list(loop.model.parameters())
     with PrePool(pool) as prepool:
 
         def after() -> None:
-            largest = torch.stack(torch._foreach_norm(list(loop.model.parameters()), ord=float("inf"))).max()
-            torch.cat([prepool.pending, largest.double()[None]]).tolist()
+            torch.cat([prepool.pending, norm(parameters)[None]]).tolist()
 
         yield _Way(lambda fires: prepool.arm() if fires else None, after)
