@@ -79,7 +79,7 @@ class Watch:
             return False
         hits = (logits.detach().argmax(dim=1) == labels).double().mean()
         signs = torch.stack([trainee.losses[step % len(trainee.losses)].double(), hits, trainee.errors.double().mean()])
-        state = torch.stack([norm(self.parameters), *trainee.losses.double()])
+        state = torch.stack([largest_norm(self.parameters), *trainee.losses.double()])
         values = torch.cat([self.prepool.pending, distributed.mean(torch.cat([signs, state]))]).tolist()
         batch = self.prepool.take(values[: len(BATCH_READINGS)])
         loss, accuracy, error, parameter, *losses = values[len(BATCH_READINGS) :]
@@ -124,7 +124,7 @@ class Watch:
         trainee = self.trainee
         self.known = None
         ring = len(trainee.losses)
-        state = torch.stack([norm(self.parameters), *trainee.losses.double()])
+        state = torch.stack([largest_norm(self.parameters), *trainee.losses.double()])
         parameter, *losses = distributed.mean(state).tolist()
         losses[trainee.step % ring] = 0.0  # the ring's oldest loss; this step has none
         self.check(parameter, losses, inert_share=1.0)
@@ -183,7 +183,7 @@ class Watch:
 
 
 @torch.no_grad()
-def norm(parameters: Sequence[Tensor]) -> Tensor:
+def largest_norm(parameters: Sequence[Tensor]) -> Tensor:
     """The largest Euclidean norm of a parameter, a double on the device: not finite if and only if one of them is not.
 
     Squares of float32 numbers do not overflow in doubles.

@@ -12,7 +12,7 @@ from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
 from harness.train import train
-from harness.watch import norm
+from harness.watch import largest_norm
 from tests.runs import timeless, tiny
 
 CPU = torch.device("cpu")
@@ -245,14 +245,14 @@ def test_a_loss_that_is_not_finite_is_divergence_at_its_very_step(tmp_path: Path
 
 def test_one_number_tells_whether_any_parameter_is_not_finite() -> None:
     model = torch.nn.Linear(3, 3)
-    assert torch.isfinite(norm(list(model.parameters())))
+    assert torch.isfinite(largest_norm(list(model.parameters())))
     with torch.no_grad():
         model.weight[0, 0] = 3e38  # finite, though its square is not in float32
-    assert torch.isfinite(norm(list(model.parameters())))
+    assert torch.isfinite(largest_norm(list(model.parameters())))
     for value in (float("nan"), float("inf"), float("-inf")):
         with torch.no_grad():
             model.bias[1] = value
-        assert not torch.isfinite(norm(list(model.parameters())))
+        assert not torch.isfinite(largest_norm(list(model.parameters())))
 
 
 def test_an_auxiliary_head_adds_its_weighted_loss() -> None:

@@ -25,7 +25,7 @@ from harness.optim.build import build_optimizer
 from harness.probes import Cadence, observe
 from harness.probes.prepool import PrePool
 from harness.probes.selection import select
-from harness.watch import norm
+from harness.watch import largest_norm
 
 PROBE_CADENCE = Cadence().every
 TARGETS = {"prepool": 0.01, "blocks": 0.02}
@@ -256,6 +256,6 @@ def _checks(loop: _Loop) -> Iterator[_Way]:
     with PrePool(pool) as prepool:
 
         def after() -> None:
-            torch.cat([prepool.pending, norm(parameters)[None]]).tolist()
+            torch.cat([prepool.pending, largest_norm(parameters)[None]]).tolist()
 
         yield _Way(lambda fires: prepool.arm() if fires else None, after)
