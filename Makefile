@@ -16,7 +16,7 @@ quickstart: $(USER_READY)
 	@$(MAKE) --no-print-directory $(QUICKSTART)/report.html
 
 # Drawn again when a run or what draws it has changed.
-$(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(wildcard analysis/*.py analysis/claims/*.py)
+$(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(wildcard analysis/*/*.py)
 	$(BIN)/harness report $(QUICKSTART)
 
 test: $(DEV_READY)
@@ -37,7 +37,7 @@ claims: $(USER_READY)
 	$(BIN)/harness claims $(addprefix out/,$(CLAIMS))
 
 findings: $(USER_READY)
-	$(BIN)/python -m analysis.findings
+	$(BIN)/python -m analysis.report.findings
 
 format: $(DEV_READY)
 	$(BIN)/ruff check --fix .

@@ -188,7 +188,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from harness.located import suggestion
+    from harness.patterns import suggestion
     from harness.sweep.executors import EXECUTORS
     from harness.sweep.run import Settings, dry_run, failure_table, read_sweep, run_sweep
 
@@ -225,7 +225,7 @@ def _status(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     import warnings
 
-    from analysis.report import compose
+    from analysis.report.report import compose
     from harness.sweep.run import log_report, sweep_configs
 
     with warnings.catch_warnings(record=True) as damaged:
@@ -243,8 +243,8 @@ def _claims(options: argparse.Namespace) -> int:
     import warnings
 
     from analysis.claims import CLAIMS, judge, scoreboard
-    from analysis.findings import save
-    from analysis.results import read_all
+    from analysis.frames.results import read_all
+    from analysis.report.findings import save
     from harness.sweep.run import sweep_configs
 
     with warnings.catch_warnings(record=True) as damaged:
@@ -293,7 +293,7 @@ def _bench_overhead(options: argparse.Namespace) -> int:
 
 
 def _bench_probes(options: argparse.Namespace) -> int:
-    from harness.sweep.single import resolve
+    from harness.config.command_line import resolve
 
     config = resolve(options.settings)
     if options.pairs < 2:
@@ -305,21 +305,21 @@ def _bench_probes(options: argparse.Namespace) -> int:
 
 
 def _bench_load(options: argparse.Namespace) -> int:
-    from analysis.bench import measure_load
+    from harness.bench.load import measure_load
 
     print(measure_load(options.runs, options.rows))
     return DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from harness.config.command_line import resolve
     from harness.evaluation.protocols import PROTOCOLS
-    from harness.located import suggestion
-    from harness.sweep.single import resolve
+    from harness.patterns import suggestion
 
     if options.protocol not in PROTOCOLS:
         raise InputError([f"--protocol: {options.protocol!r} is unknown{suggestion(options.protocol, PROTOCOLS)}"])
+    from harness.devices import pick_device
     from harness.evaluation.command import run_evaluation
-    from harness.trainee import pick_device
 
     run_evaluation(
         [options.source, *options.ensemble],
@@ -335,22 +335,25 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
-    from analysis import style
-    from analysis.schedule import schedule_figure
-    from harness.store import write_atomically
-    from harness.sweep.single import resolve, schedule
+    from analysis.figures import style
+    from analysis.figures.schedule import schedule_figure
+    from harness.config.command_line import resolve
+    from harness.data.check import count_training_images
+    from harness.files import write_atomically
+    from harness.optim.schedules import planned_rates
 
     kind = options.out.suffix.removeprefix(".")
     if kind not in ("png", "svg"):
         raise InputError([f"--out: {options.out}: allowed: .png, .svg"])
-    rates, words = schedule(resolve(options.settings))
+    config = resolve(options.settings)
+    rates, words = planned_rates(config, count_training_images(config.data))
     write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
     console.print(f"{words}\n{options.out}")
     return DONE
 
 
 def _dashboard(options: argparse.Namespace) -> int:
-    from harness.dashboard import NAME, create, specification
+    from harness.sinks.dashboard import NAME, create, specification
 
     name = NAME if options.name is None else options.name
     if options.print:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+
+from harness.patterns import suggestion
 
 Loc = tuple[str | int, ...]
 
@@ -109,13 +110,6 @@ def read_text(path: Path) -> str:
         raise InputError([f"{path}: no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([f"{path}: cannot be read: {error}"]) from None
-
-
-def suggestion(word: str, allowed: Sequence[str]) -> str:
-    """`; did you mean 'width'? allowed: ...`, the first part only where something is near."""
-    near = difflib.get_close_matches(word, allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} allowed: {', '.join(sorted(allowed))}"
 
 
 def _allowed_keys(model: type[BaseModel], loc: Loc) -> list[str]:

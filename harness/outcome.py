@@ -17,7 +17,7 @@ SCREEN = 0.9
 """Share of units that must be inert (a dead unit is) in the training batch before the probe set is read."""
 
 Event = Literal["died", "collapsed"]
-Verdict = Literal["died", "collapsed", "diverged", "survived"]
+OutcomeName = Literal["died", "collapsed", "diverged", "survived"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Outcome:
     reason: one sentence.
     """
 
-    outcome: Verdict
+    outcome: OutcomeName
     step: int
     last_live_step: int | None
     collapsed_step: int | None
@@ -114,7 +114,7 @@ class Detector:
     def outcome(self, last_step: int) -> Outcome:
         """The outcome of a run that did `last_step` updates."""
         collapse = self.collapse
-        verdict: Verdict
+        verdict: OutcomeName
         streak = collapse if self.event == "collapsed" and self.death.step is None else self.death
         if streak.step is not None:  # an event that was decided before a divergence keeps the outcome
             verdict, step, live = ("died" if streak is self.death else "collapsed"), streak.step, streak.last_live_step

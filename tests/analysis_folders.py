@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from harness.outcome import Event, Outcome, Verdict
+from harness.outcome import Event, Outcome, OutcomeName
 from harness.store import RunDirectory, runs
 
 STEPS = 200
@@ -30,7 +30,7 @@ def config(width: float = 0.125, scale: float | tuple[float, ...] = 1.0, seed: i
     )
 
 
-def outcome(verdict: Verdict, step: int, live: int | None = None) -> Outcome:
+def outcome(verdict: OutcomeName, step: int, live: int | None = None) -> Outcome:
     """An outcome with its event in (live, step], or survival to `step`."""
     happened = verdict in ("died", "collapsed")
     event: Event = "collapsed" if verdict == "collapsed" else "died"
@@ -80,7 +80,7 @@ def rows(units: int, end: Outcome, every: int = 10, alive_share: float = 0.1) ->
 def write_run(out: Path, run: RunConfig, end: Outcome | None, failure: str | None = None) -> RunDirectory:
     """A run that finished with `end`, or one that failed or is still to be continued where there is none."""
     directory = RunDirectory(out / "runs" / run.run_id)
-    with directory.claim():
+    with directory.lock():
         directory.write_config(run, PROVENANCE)
         for row in rows(round(run.model.width * 2080), end or survived(50)):
             directory.append(row)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import contrasts, growth, sensitivity
+from analysis.statistics import contrasts, growth, sensitivity
 from harness.located import InputError
 from tests.analysis_folders import died, outcome, survived
 from tests.analysis_frames import frame, grid, rows
@@ -159,7 +159,7 @@ def variances(law: str, noise: float = 0.0) -> pd.DataFrame:
 def test_a_linear_law_has_both_exponents_one_in_every_stage() -> None:
     table = variances("linear", noise=0.02)
     assert len(table) == 12 * 8 and table.groupby("stage")["block"].max().to_list() == [2, 4, 2]
-    for found, blocks in zip(growth.growth(table), (2, 4, 2), strict=True):
+    for found, blocks in zip(growth.by_stage(table), (2, 4, 2), strict=True):
         assert (found.points, found.shrunk) == (12 * blocks, 0)
         assert found.slope.value == pytest.approx(0.5, rel=0.03) and found.slope.n == 4
         assert found.explained.value > 0.99
@@ -168,19 +168,19 @@ def test_a_linear_law_has_both_exponents_one_in_every_stage() -> None:
 
 
 def test_a_doubling_law_is_told_from_a_linear_one() -> None:
-    middle = growth.growth(variances("doubling"))[1]
+    middle = growth.by_stage(variances("doubling"))[1]
     assert middle.blocks.value > 1.1 and middle.scale.value > 1.1
 
 
 def test_a_variance_that_shrinks_is_counted() -> None:
     table = variances("linear")
     table.loc[(table["stage"] == 2) & (table["block"] == 1), "growth"] = -0.1
-    assert [found.shrunk for found in growth.growth(table)] == [0, 12, 0]
+    assert [found.shrunk for found in growth.by_stage(table)] == [0, 12, 0]
 
 
 def test_one_scale_has_no_exponent_of_it() -> None:
     table = variances("linear", noise=0.02)
-    found = growth.growth(table[table["alpha"] == 0.3])[1]
+    found = growth.by_stage(table[table["alpha"] == 0.3])[1]
     assert math.isnan(found.scale.value) and found.blocks.value == pytest.approx(1, abs=0.1)
 
 

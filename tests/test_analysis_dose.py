@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from analysis import dose
-from analysis.load import EVENTS
+from analysis.frames.events import EVENTS
+from analysis.statistics import dose
 from harness.located import InputError
 from tests.analysis_folders import died, outcome, survived
 from tests.analysis_frames import frame, grid

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import early_warning
-from analysis.early_warning import LEAST, Ranking, rank
+from analysis.statistics import early_warning
+from analysis.statistics.early_warning import LEAST, Ranking, rank
 from harness.located import InputError
 from harness.outcome import Outcome
 from tests.analysis_folders import died, outcome, survived

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import estimates
-from analysis.estimates import Estimate
+from analysis.statistics import estimates
+from analysis.statistics.estimates import Estimate
 
 
 def test_a_mean_has_students_interval() -> None:

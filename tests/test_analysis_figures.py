@@ -10,8 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from analysis import curves, estimates, growth, phase, plots, sensitivity, style
-from analysis.estimates import Estimate
+from analysis.figures import (
+    dose_response,
+    forest,
+    phase_map,
+    rate_sensitivity,
+    style,
+    time_to_event,
+    variance_growth,
+    warning_curve,
+)
+from analysis.statistics import estimates, growth, sensitivity
+from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 from harness.outcome import Outcome
 from tests.analysis_folders import died, outcome, quickstart_fate, survived
@@ -48,7 +58,7 @@ def ends(axis: Axes) -> list[float]:
 
 
 def test_survival_curves_end_at_the_share_that_did_not_die(runs: pd.DataFrame) -> None:
-    figure = curves.survival_curves(runs)
+    figure = time_to_event.survival_curves(runs)
     drawn = panels(figure)
     assert [ends(axis) for axis in drawn.values()] == [
         [1, 1, 0],
@@ -64,8 +74,8 @@ def test_survival_curves_end_at_the_share_that_did_not_die(runs: pd.DataFrame) -
 
 
 def test_few_colours_have_bands_and_many_have_bars(runs: pd.DataFrame) -> None:
-    two = curves.survival_curves(runs[runs["model.residual_scale"] != 0.3])
-    three = curves.survival_curves(runs)
+    two = time_to_event.survival_curves(runs[runs["model.residual_scale"] != 0.3])
+    three = time_to_event.survival_curves(runs)
     for figure, kind in ((two, PolyCollection), (three, LineCollection)):
         for axis in panels(figure).values():
             assert [type(each) for each in axis.collections if isinstance(each, PolyCollection | LineCollection)]
@@ -77,9 +87,9 @@ def test_survival_says_what_diverged_and_what_is_not_counted(runs: pd.DataFrame)
     for column, value in {"outcome": "diverged", "outcome_step": 40, "outcome_last_live_step": 30}.items():
         changed[column] = changed[column].where(changed.index != 0, value)
     changed.loc[1, "state"], changed.loc[1, "outcome"] = "failed", None
-    caption = style.caption_of(curves.survival_curves(changed))
+    caption = style.caption_of(time_to_event.survival_curves(changed))
     assert "1 run diverged, can no longer die" in caption and "Not counted: 1 failed." in caption
-    figure = curves.incidence_curves(changed)
+    figure = time_to_event.incidence_curves(changed)
     drawn = panels(figure)
     assert list(drawn) == ["died", "diverged"]
     assert ends(drawn["diverged"]) == [pytest.approx(1 / 8), 0, 0] and ends(drawn["died"])[-1] == 1
@@ -88,13 +98,13 @@ def test_survival_says_what_diverged_and_what_is_not_counted(runs: pd.DataFrame)
 
 def test_survival_against_the_cumulative_learning_rate(runs: pd.DataFrame) -> None:
     read = rows(runs, lambda _, step: {"optim/lr": 0.5, "optim/cumulative_lr": 0.5 * step})
-    figure = curves.survival_curves(runs, read, against="cumulative_lr")
+    figure = time_to_event.survival_curves(runs, read, against="cumulative_lr")
     assert panels(figure) and [axis.get_xlabel() for axis in figure.axes].count("cumulative learning rate") == 3
 
 
 def test_speed_curves_rise_to_the_share_that_got_there(runs: pd.DataFrame) -> None:
     read = rows(runs, lambda run, step: {"val/accuracy": step / 200 if run["outcome"] == "survived" else 0.1})
-    figure = curves.speed_curves(runs, read, "val/accuracy", 0.8)
+    figure = time_to_event.speed_curves(runs, read, "val/accuracy", 0.8)
     assert [ends(axis)[-1] for axis in panels(figure).values()] == [0, 0, 0]
     assert all(ends(axis)[0] == 1 for axis in panels(figure).values())
     assert "11 runs died or diverged before" in style.caption_of(figure) and drawable(figure)
@@ -104,7 +114,7 @@ def test_speed_curves_rise_to_the_share_that_got_there(runs: pd.DataFrame) -> No
 
 
 def test_a_dose_response_says_each_lethal_dose_with_its_count(runs: pd.DataFrame) -> None:
-    figure = plots.dose_response(runs, "model.residual_scale")
+    figure = dose_response.dose_response(runs, "model.residual_scale")
     assert all("0.372 (0.119 to above 1), n = 9" in words for words in legend(figure)[:2]), "of ×1/4 and of ×1/8"
     assert legend(figure)[2].startswith("width = ×1/16: 0.541 (") and len(legend(figure)) == 3
     [axis] = figure.axes
@@ -115,7 +125,7 @@ def test_a_dose_response_says_each_lethal_dose_with_its_count(runs: pd.DataFrame
 
 def test_a_width_is_no_colour_of_its_own_filter_count(runs: pd.DataFrame) -> None:
     filters = runs.assign(**{"prepool/units": runs["model.width"] * 2080})
-    figure = plots.dose_response(filters, "prepool/units")
+    figure = dose_response.dose_response(filters, "prepool/units")
     words = [text for text in legend(figure) if "n =" in text]
     assert [text.split(":")[0] for text in words] == [f"residual scale α = {scale}" for scale in ("1", "0.3", "0.1")]
     assert "below 130, beyond the range tested" in words[0] and "above 520, beyond the range tested" in words[2]
@@ -123,26 +133,28 @@ def test_a_width_is_no_colour_of_its_own_filter_count(runs: pd.DataFrame) -> Non
 
 def test_a_level_without_a_lethal_dose_is_named(runs: pd.DataFrame) -> None:
     some = runs[(runs["model.width"] == 0.125) | (runs["model.residual_scale"] == 0.3)]
-    caption = style.caption_of(plots.dose_response(some, "model.residual_scale"))
+    caption = style.caption_of(dose_response.dose_response(some, "model.residual_scale"))
     assert caption.count("Without a curve") == 2 and "found: 0.3" in caption
     with pytest.raises(InputError, match="two positive ones or more"):
-        plots.dose_response(runs, "optim.lr")
+        dose_response.dose_response(runs, "optim.lr")
 
 
 def test_the_map_has_its_contour(runs: pd.DataFrame) -> None:
-    found = phase.contour(runs, "model.width", "model.residual_scale")
+    found = phase_map.contour(runs, "model.width", "model.residual_scale")
     assert list(found) == [0, 1, 2] and all(each.located and each.estimate.n == 9 for each in found.values())
-    figure = phase.phase_map(runs)
+    figure = phase_map.phase_map(runs)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     [heights] = [np.asarray(dot.get_ydata()) for dot in dots]
     assert heights[0] == pytest.approx(1 + math.log(found[0].estimate.value / 0.3) / math.log(1 / 0.3))
     assert "at which half of a column's runs die, and its 95 % interval" in style.caption_of(figure)
-    plain = phase.phase_map(runs, lethal=False)
+    plain = phase_map.phase_map(runs, lethal=False)
     assert not plain.axes[0].lines and "half of a column" not in style.caption_of(plain) and drawable(figure)
 
 
 def test_a_third_axis_may_be_named(runs: pd.DataFrame) -> None:
-    figure = phase.phase_map(runs.assign(**{"optim.lr": np.where(runs["seed"] == 0, 0.1, 0.5)}), panel="model.width")
+    figure = phase_map.phase_map(
+        runs.assign(**{"optim.lr": np.where(runs["seed"] == 0, 0.1, 0.5)}), panel="model.width"
+    )
     assert list(panels(figure)) == ["width = ×1/16", "width = ×1/8", "width = ×1/4"]
 
 
@@ -153,7 +165,7 @@ def test_the_warning_curve_has_its_counts() -> None:
     table = pd.DataFrame({"step": [0, 10], "n": [40, 36], "died": [20, 16], "groups": 10})
     for name, value in (("auc", 0.8), ("baseline", 0.6), ("within", math.nan)):
         table[[name, f"{name}_low", f"{name}_high"]] = [value, value - 0.1, value + 0.1]
-    figure = plots.warning_curve(table)
+    figure = warning_curve.warning_curve(table)
     assert legend(figure) == ["readings of the first steps", "width, residual scale and learning rate alone"]
     assert [text.get_text() for text in figure.axes[1].texts] == ["20", "16", "40", "36"]
     assert "40 runs of 10 cells" in figure.texts[0].get_text() and drawable(figure)
@@ -163,7 +175,7 @@ def test_the_loss_against_the_rate_has_its_sensitivity() -> None:
     runs = grid(lambda *_: survived(), seeds=2, lr=[0.01, 0.1, 1.0])
     runs["val/loss"] = [1.0, 1.2, 0.5, 0.4, 9.0, 8.0]
     found = sensitivity.sensitivity(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
-    figure = plots.loss_against_rate({"α = 1": found})
+    figure = rate_sensitivity.loss_against_rate({"α = 1": found})
     assert "0.8" in legend(figure)[0] and drawable(figure)
 
 
@@ -181,7 +193,7 @@ def test_the_variance_has_a_panel_for_each_stage() -> None:
             }
         return row
 
-    figure = plots.variance_growth(growth.variances(runs, rows(runs, readings)))
+    figure = variance_growth.variance_growth(growth.variances(runs, rows(runs, readings)))
     assert list(panels(figure)) == ["stage 1", "stage 2", "stage 3"] and drawable(figure)
 
 
@@ -191,7 +203,7 @@ def test_a_forest_says_every_number() -> None:
         ("two", estimates.mean([0.3])),
         ("three", Estimate(math.inf, 5, math.inf, 9)),
     ]
-    figure = plots.forest(found, "difference", "Differences", "Shown.", margin=0.1)
+    figure = forest.forest(found, "difference", "Differences", "Shown.", margin=0.1)
     words = [text.get_text() for text in figure.axes[0].child_axes[0].get_yticklabels()]
     assert words == ["0.1 (0.05 to 0.2), n = 8 seeds", "0.3 (no interval), n = 1 seed", "inf (5 to inf), n = 9 runs"]
     assert drawable(figure)
@@ -211,23 +223,25 @@ def test_a_forest_says_every_number() -> None:
 def test_all_figures_work_when_all_died_or_none(fate: Callable[..., Outcome], seeds: int) -> None:
     runs = grid(fate, seeds=seeds, width=[0.125], residual_scale=[0.1, 1.0])
     read = rows(runs, lambda *_: {"val/accuracy": 0.1})
-    assert drawable(curves.survival_curves(runs))
-    assert drawable(curves.incidence_curves(runs))
-    assert drawable(curves.speed_curves(runs, read, "val/accuracy", 0.5))
-    assert drawable(plots.dose_response(runs, "model.residual_scale"))
-    assert drawable(phase.phase_map(runs))
+    assert drawable(time_to_event.survival_curves(runs))
+    assert drawable(time_to_event.incidence_curves(runs))
+    assert drawable(time_to_event.speed_curves(runs, read, "val/accuracy", 0.5))
+    assert drawable(dose_response.dose_response(runs, "model.residual_scale"))
+    assert drawable(phase_map.phase_map(runs))
 
 
 def test_figures_are_functions_of_their_frames_only(runs: pd.DataFrame) -> None:
     before = runs.copy()
-    assert style.image(curves.survival_curves(runs), "png") == style.image(curves.survival_curves(runs), "png")
-    style.image(plots.dose_response(runs, "model.residual_scale"), "png")
+    assert style.image(time_to_event.survival_curves(runs), "png") == style.image(
+        time_to_event.survival_curves(runs), "png"
+    )
+    style.image(dose_response.dose_response(runs, "model.residual_scale"), "png")
     pd.testing.assert_frame_equal(runs, before)
     with pytest.raises(InputError, match=r"no column 'model\.widht'"):
-        curves.survival_curves(runs, panel="model.widht")
+        time_to_event.survival_curves(runs, panel="model.widht")
 
 
 def test_no_finished_run_is_unusable_input(runs: pd.DataFrame) -> None:
     unfinished = runs.assign(state="failed", outcome=None)
     with pytest.raises(InputError, match="no finished run"):
-        curves.survival_curves(unfinished)
+        time_to_event.survival_curves(unfinished)

@@ -11,9 +11,11 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from analysis import layers, report, style
-from analysis.inside import choose, inside
-from analysis.load import load
+from analysis.figures import dead_units, signal, style
+from analysis.frames.load import load
+from analysis.report import report
+from analysis.report.inside import choose, read_inside
+from analysis.statistics import unit_deaths
 from harness.located import InputError
 from harness.outcome import Outcome
 from harness.store import RunDirectory
@@ -78,7 +80,7 @@ def mesh(figure: Figure, panel: int = 0) -> np.ma.MaskedArray[Any, Any]:
 
 
 def test_the_signal_is_drawn_at_its_block_and_step() -> None:
-    figure = layers.propagation({"": rows()}, steps=[0, 4])
+    figure = signal.propagation({"": rows()}, steps=[0, 4])
     labels = [axis.get_ylabel() for axis in figure.axes]
     assert labels == ["RMS of skip x", "RMS of branch αF", "RMS of sum x + αF", "RMS(αF) / RMS(x)", "cosine of x and F"]
     assert lines(figure, 0) == [[1, 2, 3], [41, 42, 43]]
@@ -90,12 +92,12 @@ def test_the_signal_is_drawn_at_its_block_and_step() -> None:
 def test_blocks_stand_in_the_order_of_their_numbers() -> None:
     frame = rows(blocks=12)
     mixed = frame[sorted(frame.columns, reverse=True)]
-    assert lines(layers.propagation({"": mixed}, steps=[0]), 0) == [list(range(1, 13))]
+    assert lines(signal.propagation({"": mixed}, steps=[0]), 0) == [list(range(1, 13))]
 
 
 def test_of_several_seeds_the_median_and_the_range_are_drawn() -> None:
     both = pd.concat([rows("one", 1.0), rows("two", 2.0), rows("three", 6.0, steps=(0, 1))])
-    figure = layers.propagation({"": both}, steps=[0, 4])
+    figure = signal.propagation({"": both}, steps=[0, 4])
     assert lines(figure, 0) == [[2, 4, 6], pytest.approx([61.5, 63, 64.5])], "at step 4 two runs are left"
     band = figure.axes[0].collections[0].get_paths()[0].get_extents()
     assert (band.y0, band.y1) == (1, 18)
@@ -103,7 +105,7 @@ def test_of_several_seeds_the_median_and_the_range_are_drawn() -> None:
 
 
 def test_what_a_logarithm_cannot_show_stands_at_the_edge_and_is_told() -> None:
-    figure = layers.propagation({"": rows()}, steps=[0, 8])
+    figure = signal.propagation({"": rows()}, steps=[0, 8])
     marks = [line for line in figure.axes[3].get_lines() if line.get_linestyle() == "None"]
     assert [list(mark.get_xdata()) for mark in marks] == [[1, 2, 3]]  # type: ignore[arg-type]
     assert np.isnan(lines(figure, 3)[1]).all()
@@ -112,12 +114,12 @@ def test_what_a_logarithm_cannot_show_stands_at_the_edge_and_is_told() -> None:
 
 def test_without_residual_sums_the_outputs_are_drawn() -> None:
     frame = rows().filter(regex="run_id|step|output")
-    [axis] = layers.propagation({"": frame}).axes
+    [axis] = signal.propagation({"": frame}).axes
     assert axis.get_ylabel() == "RMS of output"
 
 
 def test_a_run_without_a_reading_leaves_its_panel_empty() -> None:
-    figure = layers.propagation({"some": rows(), "fewer": rows().drop(columns=rows().filter(regex="cosine").columns)})
+    figure = signal.propagation({"some": rows(), "fewer": rows().drop(columns=rows().filter(regex="cosine").columns)})
     assert len(figure.axes) == 10 and len(lines(figure, 8)) == 5 and lines(figure, 9) == []
 
 
@@ -136,7 +138,7 @@ def test_the_drift_of_a_sum_and_its_parts_is_the_median_of_the_runs() -> None:
         )
 
     both = pd.concat([drifting("one", 1.0), drifting("two", 2.0), drifting("three", 6.0)])
-    figure = layers.drift({"": both})
+    figure = signal.drift({"": both})
     total, branch, skip, zero = lines(figure, 0)
     assert (branch, total, skip, zero) == ([0, -2], [1, -2], [1, 0], [0, 0])
     assert lines(figure, 1) == [[0, 1]]
@@ -147,28 +149,28 @@ def test_the_drift_of_a_sum_and_its_parts_is_the_median_of_the_runs() -> None:
 def test_readings_that_are_all_missing_draw_nothing() -> None:
     frame = rows()
     frame[frame.filter(regex="cosine").columns] = np.nan
-    assert lines(layers.propagation({"": frame}), 4) == []
+    assert lines(signal.propagation({"": frame}), 4) == []
 
 
-@pytest.mark.parametrize("figure", [layers.propagation, layers.update_ratios, layers.drift])
+@pytest.mark.parametrize("figure", [signal.propagation, signal.update_ratios, signal.drift])
 def test_rows_without_readings_of_layers_are_unusable_input(figure: Any) -> None:
     with pytest.raises(InputError, match="the presets blocks and full have them"):
         figure({"": pd.DataFrame({"run_id": ["one"], "step": [0], "train/loss": [1.0]})})
 
 
 def test_the_steps_drawn_are_the_first_the_last_and_common_ones_between() -> None:
-    assert layers.spread([STEPS, (0, 1, 2, 4)]) == [0, 1, 2, 4, 8]
-    found = layers.spread([range(0, 1001), [0, 1, 10, 100]])
+    assert signal.spread([STEPS, (0, 1, 2, 4)]) == [0, 1, 2, 4, 8]
+    found = signal.spread([range(0, 1001), [0, 1, 10, 100]])
     assert found == [0, 1, 10, 100, 1000]
-    assert layers.spread([range(0, 10001)]) == [0, 1, 22, 464, 10000]
-    assert layers.spread([[0]]) == [0] and layers.spread([]) == [] and layers.spread([[5], [7]]) == [5, 7]
+    assert signal.spread([range(0, 10001)]) == [0, 1, 22, 464, 10000]
+    assert signal.spread([[0]]) == [0] and signal.spread([]) == [] and signal.spread([[5], [7]]) == [5, 7]
 
 
 # -- updates -------------------------------------------------------------------------------------------------------
 
 
 def test_weights_and_biases_of_up_projections_stand_apart() -> None:
-    figure = layers.update_ratios({"": rows()})
+    figure = signal.update_ratios({"": rows()})
     assert [axis.get_ylabel() for axis in figure.axes] == [
         "RMS of update /\nRMS of weight",
         "RMS of update /\nRMS of bias",
@@ -180,7 +182,7 @@ def test_weights_and_biases_of_up_projections_stand_apart() -> None:
 
 def test_without_up_projections_all_layers_are_drawn() -> None:
     frame = rows().drop(columns=rows().filter(regex="up_projection").columns)
-    figure = layers.update_ratios({"": frame})
+    figure = signal.update_ratios({"": frame})
     assert lines(figure, 0) == [[7.0] * 5] and len(figure.axes) == 1
 
 
@@ -188,15 +190,15 @@ def test_without_up_projections_all_layers_are_drawn() -> None:
 
 
 def test_a_layer_read_under_two_names_is_shown_once() -> None:
-    assert layers.layers_of(timeline(DYING)) == ("layer/stem.activation", "block/b01/output", "prepool")
+    assert unit_deaths.layers_of(timeline(DYING)) == ("layer/stem.activation", "block/b01/output", "prepool")
     other = DYING | {"layer/stages.0.0.activation": ["..###", ".##.#", "....#"]}
-    assert "layer/stages.0.0.activation" in layers.layers_of(timeline(other))
+    assert "layer/stages.0.0.activation" in unit_deaths.layers_of(timeline(other))
     alive = timeline({"block/b01/output": ["....."], "block/b02/output": ["....."]})
-    assert len(layers.layers_of(alive)) == 2, "two blocks without a dead unit are two"
+    assert len(unit_deaths.layers_of(alive)) == 2, "two blocks without a dead unit are two"
 
 
 def test_the_map_has_the_shares_of_every_layer() -> None:
-    figure = layers.share_map({"": timeline(DYING)}, "probe")
+    figure = dead_units.share_map({"": timeline(DYING)}, "probe")
     expected = np.array([[0, 0, 0, 0, 0.5], [0, 1 / 3, 2 / 3, 1 / 3, 2 / 3], [0, 0, 0, 1, 1]])
     np.testing.assert_allclose(mesh(figure), expected)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["stem", "b01", "prepool"]
@@ -208,34 +210,34 @@ def test_a_layer_that_is_read_more_rarely_keeps_its_last_reading() -> None:
     late = Timeline.from_arrays(made.to_arrays())
     late.append(20, {"layer/b": np.array([True, False])})
     late.append(30, {"layer/a": np.array([False])})
-    steps, shares = layers.dead_shares(late, late.layers)
+    steps, shares = unit_deaths.dead_shares(late, late.layers)
     assert list(steps) == [*STEPS, 20, 30]
     np.testing.assert_array_equal(shares, [[1, 0, 0, 0, 1, 1, 0], [np.nan] * 5 + [0.5, 0.5]])
 
 
 def test_the_raster_sorts_units_by_their_death_and_shows_revivals() -> None:
     made = timeline({"layer/a": [".....", "...##", ".#.#.", ".####", "#...."]})
-    steps, states = layers.unit_states(made, "layer/a")
+    steps, states = unit_deaths.unit_states(made, "layer/a")
     assert list(steps) == list(STEPS)
     assert ["".join(".#o"[state] for state in unit) for unit in states] == ["#oooo", ".####", ".#o#o", "...##", "....."]
-    figure = layers.raster({"": made}, {"": "layer/a"})
+    figure = dead_units.raster({"": made}, {"": "layer/a"})
     np.testing.assert_array_equal(mesh(figure), states)
     caption = style.caption_of(figure)
     assert "Dead at the last reading: 2 of 5 units of a (2 revived at least once)." in caption
 
 
 def test_the_raster_is_of_the_prepool_layer_or_else_of_the_last_one() -> None:
-    assert "2 of 2 units of prepool (0 revived" in style.caption_of(layers.raster({"": timeline(DYING)}))
+    assert "2 of 2 units of prepool (0 revived" in style.caption_of(dead_units.raster({"": timeline(DYING)}))
     others = {name: units for name, units in DYING.items() if name != "prepool"}
-    assert "2 of 2 units of b02 (" in style.caption_of(layers.raster({"": timeline(others)}))
+    assert "2 of 2 units of b02 (" in style.caption_of(dead_units.raster({"": timeline(others)}))
 
 
 @pytest.mark.parametrize(("unit", "state"), [("#####", 1), (".....", 0)])
 def test_all_dead_and_none_dead_are_one_colour(unit: str, state: int) -> None:
     made = timeline({"layer/a": [unit] * 3, "prepool": [unit] * 4})
-    assert (mesh(layers.raster({"": made})) == state).all()
-    assert (mesh(layers.share_map({"": made})) == state).all()
-    [found] = layers.firsts({"run": made}).to_dict("records")
+    assert (mesh(dead_units.raster({"": made})) == state).all()
+    assert (mesh(dead_units.share_map({"": made})) == state).all()
+    [found] = unit_deaths.firsts({"run": made}).to_dict("records")
     if state:
         assert (found["layer"], found["step"], found["at_once"]) == ("layer/a", 0, 2) and pd.isna(found["alive_before"])
     else:
@@ -244,11 +246,11 @@ def test_all_dead_and_none_dead_are_one_colour(unit: str, state: int) -> None:
 
 def test_a_single_reading_is_drawn() -> None:
     made = timeline({"prepool": ["#", "."]}, steps=[0])
-    assert mesh(layers.raster({"": made})).shape == (2, 1)
-    style.image(layers.share_map({"": made}), "png")
+    assert mesh(dead_units.raster({"": made})).shape == (2, 1)
+    style.image(dead_units.share_map({"": made}), "png")
 
 
-@pytest.mark.parametrize("figure", [layers.raster, layers.share_map])
+@pytest.mark.parametrize("figure", [dead_units.raster, dead_units.share_map])
 def test_timelines_without_readings_are_unusable_input(figure: Any) -> None:
     for nothing in ({}, {"": Timeline()}):
         with pytest.raises(InputError, match="no readings of layers"):
@@ -258,22 +260,22 @@ def test_timelines_without_readings_are_unusable_input(figure: Any) -> None:
 def test_the_step_axis_is_logarithmic_where_most_readings_are_early() -> None:
     early = timeline({"prepool": ["." * 9]}, steps=[0, 1, 2, 4, 8, 16, 32, 100, 1000])
     late = timeline({"prepool": ["." * 4]}, steps=[0, 50, 100, 150])
-    assert layers.raster({"": early}).axes[0].get_xscale() == "symlog"
-    assert layers.raster({"": late}).axes[0].get_xscale() == "linear"
+    assert dead_units.raster({"": early}).axes[0].get_xscale() == "symlog"
+    assert dead_units.raster({"": late}).axes[0].get_xscale() == "linear"
 
 
 def test_the_first_layer_to_lose_a_share() -> None:
     none = timeline({"prepool": ["....."]})
-    table = layers.firsts({"dying": timeline(DYING), "none": none}, 0.5)
+    table = unit_deaths.firsts({"dying": timeline(DYING), "none": none}, 0.5)
     assert list(table["run"]) == ["dying", "none"]
     first = table.iloc[0]
     assert (first["layer"], first["depth"], first["layers"]) == ("block/b01/output", 2, 3)
     assert (first["alive_before"], first["step"], first["at_once"]) == (1, 2, 1)
-    all_lost = layers.firsts({"dying": timeline(DYING)}, 1.0).iloc[0]
+    all_lost = unit_deaths.firsts({"dying": timeline(DYING)}, 1.0).iloc[0]
     assert (all_lost["layer"], all_lost["step"]) == ("prepool", 4)
-    assert len(layers.firsts({})) == 0
+    assert len(unit_deaths.firsts({})) == 0
     with pytest.raises(ValueError, match=r"share is 1\.5"):
-        layers.firsts({"none": none}, 1.5)
+        unit_deaths.firsts({"none": none}, 1.5)
 
 
 # -- the report ----------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ def write(out: Path, seed: int, scale: float, end: Outcome, dead: Mapping[str, S
     """A run with readings of layers."""
     run = config(scale=scale, seed=seed)
     directory = RunDirectory(out / "runs" / run.run_id)
-    with directory.claim():
+    with directory.lock():
         directory.write_config(run, PROVENANCE)
         for row in rows().drop(columns="run_id").to_dict("records"):
             directory.append({str(key): value for key, value in row.items()})
@@ -316,7 +318,7 @@ def test_the_runs_shown_cover_levels_and_outcomes_and_prefer_the_dead(folder: Pa
 
 
 def test_what_is_inside_counts_every_run_and_shows_a_few(folder: Path) -> None:
-    found = inside(folder, load(folder))
+    found = read_inside(folder, load(folder))
     assert found is not None and found.read == 4 and len(found.shown) == 2 and not found.damaged
     assert "Shown: 2 of 4 runs with readings of layers" in found.choice
     assert list(found.cells) == ["residual scale α = 0.1, 2 seeds", "residual scale α = 1, 2 seeds"]
@@ -330,7 +332,7 @@ def test_what_is_inside_counts_every_run_and_shows_a_few(folder: Path) -> None:
 
 def test_the_first_layer_to_die_is_drawn_where_it_is_not_the_prepool_one(tmp_path: Path) -> None:
     write(tmp_path, 0, 1.0, died(40), DYING | {"layer/stem.activation": ["..###", ".####"]})
-    found = inside(tmp_path, load(tmp_path))
+    found = read_inside(tmp_path, load(tmp_path))
     assert found is not None and found.choice == ""
     assert "2 of 2 units of stem (" in style.caption_of(dict(found.figures())["unit_deaths_first"])
 
@@ -355,7 +357,7 @@ def test_the_report_has_a_section_on_the_networks(folder: Path) -> None:
 
 def test_a_report_without_readings_of_layers_has_no_such_section(tmp_path: Path) -> None:
     write_run(tmp_path, config(), died(40))
-    assert inside(tmp_path, load(tmp_path)) is None
+    assert read_inside(tmp_path, load(tmp_path)) is None
     assert "Inside the networks" not in read(report.write(tmp_path)).words
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import analysis
-from analysis import bench
-from analysis.load import demand
+from analysis.frames import columns
+from analysis.frames.columns import demand
+from analysis.load import DamagedRuns, load, load_rows
 from harness import store
+from harness.bench.load import measure_load
 from harness.located import InputError
 from tests.analysis_folders import config, damage, died, outcome, survived, write_grid, write_run
 
@@ -25,20 +26,20 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_importing_analysis_brings_in_neither_torch_nor_matplotlib() -> None:
-    modules = modules_after("import analysis")
+    modules = modules_after("import analysis.load")
     assert "analysis.load" in modules and not {"torch", "matplotlib", "wandb"} & modules
 
 
 def test_writing_a_report_brings_in_neither_torch_nor_pyplot(tmp_path: Path) -> None:
     write_run(tmp_path, config(), died(40))
-    modules = modules_after(f"from analysis import report; report.write({str(tmp_path)!r})")
+    modules = modules_after(f"from analysis.report import report; report.write({str(tmp_path)!r})")
     assert "matplotlib.figure" in modules and not {"torch", "matplotlib.pyplot", "wandb"} & modules
 
 
 def test_one_row_a_run_with_outcome_configuration_and_last_metrics(tmp_path: Path) -> None:
     run = config(width=0.25, scale=0.3, seed=4)
     write_run(tmp_path, run, died(60))
-    runs = analysis.load(tmp_path)
+    runs = load(tmp_path)
     assert len(runs) == 1
     row = runs.iloc[0]
     assert row["run_id"] == run.run_id
@@ -51,7 +52,7 @@ def test_one_row_a_run_with_outcome_configuration_and_last_metrics(tmp_path: Pat
 
 def test_one_row_a_run_and_step_joined_with_what_varies(tmp_path: Path) -> None:
     write_grid(tmp_path, lambda *_: died(30), widths=[0.125], scales=[1.0, 0.1], seeds=[0, 1])
-    rows = analysis.load_rows(tmp_path)
+    rows = load_rows(tmp_path)
     assert list(rows.groupby("run_id")["step"].agg(list)) == [[0, 10, 20, 30, 40, 50]] * 4
     assert sorted(rows.groupby("run_id")["model.residual_scale"].first()) == [0.1, 0.1, 1.0, 1.0]
     assert {"seed", "model.residual_scale"} < set(rows) and "model.width" not in rows
@@ -62,8 +63,8 @@ def test_one_row_a_run_and_step_joined_with_what_varies(tmp_path: Path) -> None:
 
 def test_rows_of_some_runs_only(tmp_path: Path) -> None:
     write_grid(tmp_path, lambda *_: survived(), widths=[0.125], seeds=[0, 1])
-    runs = analysis.load(tmp_path)
-    rows = analysis.load_rows(tmp_path, runs[runs["seed"] == 1])
+    runs = load(tmp_path)
+    rows = load_rows(tmp_path, runs[runs["seed"] == 1])
     assert rows["run_id"].nunique() == 3
     assert set(rows["run_id"]) == set(runs.loc[runs["seed"] == 1, "run_id"])
 
@@ -71,18 +72,18 @@ def test_rows_of_some_runs_only(tmp_path: Path) -> None:
 def test_what_varies_is_found_with_missing_values_as_values(tmp_path: Path) -> None:
     write_run(tmp_path, config(lr=0.1), survived())
     write_run(tmp_path, config(lr=0.5), survived())
-    runs = analysis.load(tmp_path)
-    assert analysis.varying(runs) == ["optim.lr"]
+    runs = load(tmp_path)
+    assert columns.varying(runs) == ["optim.lr"]
     runs["model.dropout_keep"] = [np.nan, 0.8]
-    assert analysis.varying(runs) == ["model.dropout_keep", "optim.lr"]
-    assert analysis.varying(runs.head(1)) == []
+    assert columns.varying(runs) == ["model.dropout_keep", "optim.lr"]
+    assert columns.varying(runs.head(1)) == []
 
 
 def test_failed_and_unfinished_runs_have_no_outcome(tmp_path: Path) -> None:
     write_run(tmp_path, config(seed=0), survived())
     write_run(tmp_path, config(seed=1), None, failure="killed by signal 9")
     write_run(tmp_path, config(seed=2), None)
-    runs = analysis.load(tmp_path, planned=[config(seed=seed) for seed in range(4)]).set_index("seed")
+    runs = load(tmp_path, planned=[config(seed=seed) for seed in range(4)]).set_index("seed")
     assert runs["state"].to_dict() == {0: "finished", 1: "failed", 2: "pending", 3: "pending"}
     assert runs["outcome"].notna().to_dict() == {0: True, 1: False, 2: False, 3: False}
     assert runs.loc[1, "failure"] == "killed by signal 9"
@@ -91,64 +92,64 @@ def test_failed_and_unfinished_runs_have_no_outcome(tmp_path: Path) -> None:
 
 def test_a_running_run_is_running_and_its_open_rows_are_read(tmp_path: Path) -> None:
     run = write_run(tmp_path, config(), None)
-    with run.claim():
-        runs = analysis.load(tmp_path)
+    with run.lock():
+        runs = load(tmp_path)
         assert runs["state"].to_list() == ["running"]
-        assert analysis.load_rows(tmp_path, runs)["step"].max() == 50
+        assert load_rows(tmp_path, runs)["step"].max() == 50
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.parquet", "config.json"])
 def test_a_damaged_run_is_named_left_out_and_counted(tmp_path: Path, name: str) -> None:
     write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1, 2])
     run = damage(tmp_path, name)
-    with pytest.warns(analysis.DamagedRuns, match=rf"1 damaged .*\n.*{run.run_id}/{name}: damaged"):
-        runs = analysis.load(tmp_path)
+    with pytest.warns(DamagedRuns, match=rf"1 damaged .*\n.*{run.run_id}/{name}: damaged"):
+        runs = load(tmp_path)
     assert len(runs) == 2 and run.run_id not in set(runs["run_id"])
     assert [run.run_id in message for message in runs.attrs["damaged"]] == [True]
 
 
 def test_rows_damaged_after_loading_are_left_out_of_the_rows(tmp_path: Path) -> None:
     write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1])
-    runs = analysis.load(tmp_path)
+    runs = load(tmp_path)
     run = damage(tmp_path, "metrics.parquet")
-    with pytest.warns(analysis.DamagedRuns, match=run.run_id):
-        rows = analysis.load_rows(tmp_path, runs)
+    with pytest.warns(DamagedRuns, match=run.run_id):
+        rows = load_rows(tmp_path, runs)
     assert run.run_id not in set(rows["run_id"]) and rows["run_id"].nunique() == 1
 
 
 def test_a_run_without_rows_gives_an_empty_frame(tmp_path: Path) -> None:
     runs_folder = store.RunDirectory(tmp_path / "runs" / config().run_id)
-    with runs_folder.claim():
+    with runs_folder.lock():
         runs_folder.write_config(config(), {})
-    rows = analysis.load_rows(tmp_path)
+    rows = load_rows(tmp_path)
     assert len(rows) == 0 and {"run_id", "step"} <= set(rows)
 
 
 def test_a_collapse_is_an_event_of_its_own_name(tmp_path: Path) -> None:
     write_run(tmp_path, config(), outcome("collapsed", 40, 30))
-    assert analysis.load(tmp_path)["outcome"].to_list() == ["collapsed"]
+    assert load(tmp_path)["outcome"].to_list() == ["collapsed"]
 
 
 def test_a_missing_folder_is_unusable_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder"):
-        analysis.load(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def test_a_folder_without_runs_is_unusable_input_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no readable run; expected the folder given to"):
-        analysis.load(tmp_path)
+        load(tmp_path)
     run = write_run(tmp_path / "out", config(), survived())
     with pytest.raises(InputError, match=r"did you mean .*/out\?"):
-        analysis.load(tmp_path / "out" / "runs")
+        load(tmp_path / "out" / "runs")
     with pytest.raises(InputError, match=r"it is one run; its output folder is .*/out$"):
-        analysis.load(run.path)
+        load(run.path)
 
 
 def test_a_folder_of_damaged_runs_only_is_unusable_input_that_names_them(tmp_path: Path) -> None:
     run = write_run(tmp_path, config(), survived())
     damage(tmp_path, "outcome.json")
     with pytest.raises(InputError, match=f"{run.run_id}/outcome.json: damaged"):
-        analysis.load(tmp_path)
+        load(tmp_path)
 
 
 # -- columns, and many runs --------------------------------------------------------------------------------------------
@@ -156,13 +157,13 @@ def test_a_folder_of_damaged_runs_only_is_unusable_input_that_names_them(tmp_pat
 
 def test_some_metrics_only(tmp_path: Path) -> None:
     write_grid(tmp_path, lambda *_: died(30), widths=[0.125], scales=[1.0, 0.1], seeds=[0])
-    runs = analysis.load(tmp_path)
-    rows = analysis.load_rows(tmp_path, runs, ["prepool/dead_share_batch", "val/accuracy"])
+    runs = load(tmp_path)
+    rows = load_rows(tmp_path, runs, ["prepool/dead_share_batch", "val/accuracy"])
     assert list(rows) == ["run_id", "step", "prepool/dead_share_batch", "val/accuracy", "model.residual_scale"]
-    whole = analysis.load_rows(tmp_path, runs)
+    whole = load_rows(tmp_path, runs)
     pd.testing.assert_frame_equal(rows, whole[list(rows)])
     with pytest.raises(InputError, match=r"no metric 'val/acc' in these runs; did you mean 'val/accuracy'"):
-        analysis.load_rows(tmp_path, runs, ["val/acc"])
+        load_rows(tmp_path, runs, ["val/acc"])
 
 
 def test_runs_with_other_metrics_are_put_together(tmp_path: Path) -> None:
@@ -170,14 +171,14 @@ def test_runs_with_other_metrics_are_put_together(tmp_path: Path) -> None:
     first = store.RunDirectory(tmp_path / "runs" / config(seed=0).run_id)
     second = store.RunDirectory(tmp_path / "runs" / config(seed=1).run_id)
     for run, number in ((first, 0), (second, 1)):
-        with run.claim():
+        with run.lock():
             run.write_config(config(seed=number), {})
     first.append({"step": 0, "a/count": 3})
     first.append({"step": 10, "a/count": 4, "b/rare": float("inf")})
     first.finish(survived(10))
     second.append({"step": 0, "a/count": 2.5})
     second.append({"step": 5, "c/late": 1.0})
-    rows = analysis.load_rows(tmp_path).set_index(["seed", "step"])
+    rows = load_rows(tmp_path).set_index(["seed", "step"])
     assert rows["a/count"].to_dict() == pytest.approx({(0, 0): 3, (0, 10): 4, (1, 0): 2.5, (1, 5): np.nan}, nan_ok=True)
     assert rows["b/rare"].to_dict()[0, 10] == np.inf and rows["b/rare"].isna().sum() == 3
     assert rows["c/late"].dropna().to_dict() == {(1, 5): 1.0}
@@ -217,6 +218,6 @@ def test_demanded_columns_are_listed_by_kind() -> None:
 
 
 def test_the_benchmark_reads_every_row_it_made() -> None:
-    cost = bench.measure_load(runs=120, rows=20)
+    cost = measure_load(runs=120, rows=20)
     assert (cost.runs, cost.rows_each) == (120, 20) and min(cost.index, cost.phase_map, cost.rows) > 0
     assert "120 runs of 20 rows of 24 metrics" in str(cost) and cost.disk > 120 * 20 * 24 * 8

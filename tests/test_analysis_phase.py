@@ -11,8 +11,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-import analysis
-from analysis import axes, phase, steps, style
+from analysis.figures import course, phase_map, style, words
+from analysis.frames import columns
+from analysis.load import load, load_rows
+from analysis.statistics.estimates import wilson
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.located import InputError
 from harness.outcome import Outcome
@@ -45,20 +47,20 @@ def drawable(figure: Figure) -> bool:
 @pytest.mark.parametrize(("events", "n"), [(0, 1), (0, 3), (3, 3), (1, 3), (7, 29), (0, 29), (500, 1000)])
 def test_wilson_is_scipys(events: int, n: int) -> None:
     expected = binomtest(events, n).proportion_ci(0.95, method="wilson")
-    assert phase.wilson(events, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson(events, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_no_run_has_no_interval() -> None:
-    assert np.isnan(phase.wilson(0, 0)).all()
+    assert np.isnan(wilson(0, 0)).all()
 
 
 def test_cells_count_deaths_among_finished_runs(quickstart: Path) -> None:
-    counts = phase.cells(analysis.load(quickstart), "model.width", "model.residual_scale")
+    counts = phase_map.cells(load(quickstart), "model.width", "model.residual_scale")
     # rows of the table: scale 0.1, 0.3, 1.0; columns: width 1/16, 1/8, 1/4
     assert counts["died"].unstack().to_numpy().tolist() == [[0, 0, 0], [0, 1, 1], [3, 3, 3]]
     assert (counts["finished"] == 3).all()
     assert counts["share"].unstack().to_numpy() == pytest.approx(np.array([[0, 0, 0], [0, 1 / 3, 1 / 3], [1, 1, 1]]))
-    assert [one(counts, 1, 2, name) for name in ("low", "high")] == pytest.approx(list(phase.wilson(1, 3)))
+    assert [one(counts, 1, 2, name) for name in ("low", "high")] == pytest.approx(list(wilson(1, 3)))
 
 
 def test_only_finished_runs_count_and_a_diverged_run_has_not_died(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_only_finished_runs_count_and_a_diverged_run_has_not_died(tmp_path: Path
     write_run(tmp_path, config(seed=2), None, failure="out of memory")
     write_run(tmp_path, config(seed=3), None)
     write_run(tmp_path, config(width=0.25, scale=0.1), survived())
-    counts = phase.cells(analysis.load(tmp_path), "model.width", "model.residual_scale")
+    counts = phase_map.cells(load(tmp_path), "model.width", "model.residual_scale")
     expected = {"died": 1, "diverged": 1, "finished": 2, "failed": 1, "pending": 1, "running": 0, "share": 0.5}
     assert {name: one(counts, 1, 0, name) for name in expected} == expected
     assert one(counts, 0, 0, "finished") == 0
@@ -77,10 +79,10 @@ def test_only_finished_runs_count_and_a_diverged_run_has_not_died(tmp_path: Path
 def test_a_collapse_counts_as_death(tmp_path: Path) -> None:
     write_run(tmp_path, config(seed=0), outcome("collapsed", 40, 30))
     write_run(tmp_path, config(seed=1), survived())
-    runs = analysis.load(tmp_path)
-    assert phase.cells(runs, "model.width", "model.residual_scale")["died"].to_list() == [1]
-    assert phase.event_words(runs) == "collapsed"
-    assert "no pre-pool unit varies" in phase.explain_event(runs)
+    runs = load(tmp_path)
+    assert phase_map.cells(runs, "model.width", "model.residual_scale")["died"].to_list() == [1]
+    assert words.event_words(runs) == "collapsed"
+    assert "no pre-pool unit varies" in words.explain_event(runs)
 
 
 # -- axes --------------------------------------------------------------------------------------------------------------
@@ -89,15 +91,15 @@ def test_a_collapse_counts_as_death(tmp_path: Path) -> None:
 def test_levels_are_ordered_numbers_then_words_then_none(tmp_path: Path) -> None:
     for scale in (1.0, 0.1, (0.1, 0.2, 0.3)):
         write_run(tmp_path, config(scale=scale), survived())
-    runs = analysis.load(tmp_path)
-    assert axes.axis(runs, "model.residual_scale").levels == ("0.1", "1", "0.1/0.2/0.3")
+    runs = load(tmp_path)
+    assert columns.factor(runs, "model.residual_scale").levels == ("0.1", "1", "0.1/0.2/0.3")
     runs.loc[runs.index[0], "model.residual_scale"] = None
-    levels = axes.axis(runs, "model.residual_scale").levels
+    levels = columns.factor(runs, "model.residual_scale").levels
     assert levels[-1] == "none" and len(levels) == 3
 
 
 def test_widths_are_shown_as_pre_pool_filters(quickstart: Path) -> None:
-    axis = axes.axis(analysis.load(quickstart), "model.width")
+    axis = columns.factor(load(quickstart), "model.width")
     assert axis.levels == ("130\n(×1/16)", "260\n(×1/8)", "520\n(×1/4)")
     assert axis.label == "pre-pool filters (width factor)"
     assert axis.words(0) == "pre-pool filters: 130 (×1/16)"
@@ -106,25 +108,25 @@ def test_widths_are_shown_as_pre_pool_filters(quickstart: Path) -> None:
 def test_a_width_with_several_filter_counts_is_shown_as_a_factor(tmp_path: Path) -> None:
     for scale in (1.0, 0.1):
         write_run(tmp_path, config(0.125, scale), survived())
-    runs = analysis.load(tmp_path)
+    runs = load(tmp_path)
     runs["prepool/units"] = [260, 300]
-    assert axes.axis(runs, "model.width").levels == ("×1/8",)
+    assert columns.factor(runs, "model.width").levels == ("×1/8",)
 
 
 def test_a_column_of_many_values_is_cut_into_intervals(tmp_path: Path) -> None:
     rates = np.geomspace(1e-3, 1, 20)
     for rate in rates:
         write_run(tmp_path, config(lr=float(rate)), survived())
-    runs = analysis.load(tmp_path)
-    axis = axes.axis(runs, "optim.lr")
-    assert len(axis.levels) == axes.INTERVALS and axis.levels[0].startswith("0.001 to ")
+    runs = load(tmp_path)
+    axis = columns.factor(runs, "optim.lr")
+    assert len(axis.levels) == columns.INTERVALS and axis.levels[0].startswith("0.001 to ")
     by_rate = axis.codes[runs["optim.lr"].sort_values().index]
-    assert by_rate.is_monotonic_increasing and set(by_rate) == set(range(axes.INTERVALS))
+    assert by_rate.is_monotonic_increasing and set(by_rate) == set(range(columns.INTERVALS))
 
 
 def test_an_unknown_column_is_unusable_input_with_a_suggestion(quickstart: Path) -> None:
     with pytest.raises(InputError, match=r"no column 'model\.widht'.*did you mean 'model\.width'"):
-        phase.phase_map(analysis.load(quickstart), x="model.widht")
+        phase_map.phase_map(load(quickstart), x="model.widht")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_an_unknown_column_is_unusable_input_with_a_suggestion(quickstart: Path)
 def test_figures_are_drawn_over_what_varies(tmp_path: Path, changes: list[RunConfig], chosen: tuple[str, str]) -> None:
     for run in changes:
         write_run(tmp_path, run, survived())
-    assert axes.choose(analysis.load(tmp_path)) == chosen
+    assert columns.choose(load(tmp_path)) == chosen
 
 
 def test_what_an_optimizer_brings_with_it_is_no_axis(tmp_path: Path) -> None:
@@ -147,16 +149,16 @@ def test_what_an_optimizer_brings_with_it_is_no_axis(tmp_path: Path) -> None:
         for width in (0.125, 0.25):
             run = RunConfig(model=ModelConfig(width=width), optim=optimizer)
             write_run(tmp_path, run, survived())
-    runs = analysis.load(tmp_path)
-    assert "optim.eps" in analysis.varying(runs)
-    assert axes.candidates(runs) == ["model.width", "optim.name"]
+    runs = load(tmp_path)
+    assert "optim.eps" in columns.varying(runs)
+    assert columns.candidates(runs) == ["model.width", "optim.name"]
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_map_writes_counts_and_intervals_into_its_cells(quickstart: Path) -> None:
-    figure = phase.phase_map(analysis.load(quickstart))
+    figure = phase_map.phase_map(load(quickstart))
     written = texts(figure)
     assert [written.count(count) for count in ("3/3", "1/3", "0/3")] == [3, 2, 4]
     assert "44–100 %" in written and "6–79 %" in written
@@ -169,7 +171,7 @@ def test_the_map_writes_counts_and_intervals_into_its_cells(quickstart: Path) ->
 def test_the_map_shows_runs_that_did_not_finish(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.125, 1.0), None, failure="killed")
     write_run(tmp_path, config(0.25, 0.1), survived())
-    figure = phase.phase_map(analysis.load(tmp_path))
+    figure = phase_map.phase_map(load(tmp_path))
     written = texts(figure)
     assert written.count("1 failed") == 1 and written.count("no run") == 2 and written.count("0/1") == 1
     caption = style.caption_of(figure)
@@ -181,26 +183,26 @@ def test_a_third_axis_divides_the_map_into_panels(tmp_path: Path) -> None:
         for width in (0.125, 0.25):
             for scale in (1.0, 0.1):
                 write_run(tmp_path, config(width, scale, lr=rate), died(40) if rate == 0.5 else survived())
-    figure = phase.phase_map(analysis.load(tmp_path))
+    figure = phase_map.phase_map(load(tmp_path))
     panels = {panel.get_title(loc="left"): [text.get_text() for text in panel.texts] for panel in figure.axes}
     assert panels["learning rate = 0.1"] == ["0/1"] * 4
     assert panels["learning rate = 0.5"] == ["1/1"] * 4
 
 
 def test_too_many_further_axes_are_pooled_and_the_caption_says_so(tmp_path: Path) -> None:
-    for number in range(phase.MOST_PANELS + 1):
+    for number in range(phase_map.MOST_PANELS + 1):
         for width in (0.125, 0.25):
             for scale in (1.0, 0.1):
                 write_run(tmp_path, config(width, scale, lr=0.1 + 0.1 * number), died(40))
-    figure = phase.phase_map(analysis.load(tmp_path))
+    figure = phase_map.phase_map(load(tmp_path))
     assert texts(figure).count("7/7") == 4
     assert "Runs that differ in optim.lr are counted together." in style.caption_of(figure)
 
 
 def test_every_run_has_its_line_of_dead_units(quickstart: Path) -> None:
-    runs = analysis.load(quickstart)
-    rows = analysis.load_rows(quickstart, runs)
-    figure = steps.unit_share(runs, rows)
+    runs = load(quickstart)
+    rows = load_rows(quickstart, runs)
+    figure = course.unit_share(runs, rows)
     titles = [panel.get_title(loc="left") for panel in figure.axes]
     assert titles == [f"pre-pool filters: {units}" for units in ("130 (×1/16)", "260 (×1/8)", "520 (×1/4)")]
     for panel, width in zip(figure.axes, (1 / 16, 1 / 8, 1 / 4), strict=True):
@@ -212,17 +214,17 @@ def test_every_run_has_its_line_of_dead_units(quickstart: Path) -> None:
 
 
 def test_dead_units_without_such_readings_are_unusable_input(quickstart: Path) -> None:
-    runs = analysis.load(quickstart)
-    rows = analysis.load_rows(quickstart, runs).drop(columns="prepool/dead_share_batch")
+    runs = load(quickstart)
+    rows = load_rows(quickstart, runs).drop(columns="prepool/dead_share_batch")
     with pytest.raises(InputError, match=r"no metric 'prepool/dead_share_batch'.*did you mean 'prepool/"):
-        steps.unit_share(runs, rows)
+        course.unit_share(runs, rows)
 
 
 def test_deaths_are_drawn_as_the_intervals_that_the_checks_left(tmp_path: Path) -> None:
     write_run(tmp_path, config(seed=0), died(50))
     write_run(tmp_path, config(seed=1), survived(200))
     write_run(tmp_path, config(seed=2), outcome("died", 10))  # dead at its first check
-    figure = steps.event_steps(analysis.load(tmp_path))
+    figure = course.event_steps(load(tmp_path))
     bars = [path for part in figure.axes[0].collections for path in part.get_paths()]
     spans = [np.asarray(bar.vertices)[:, 0].tolist() for bar in bars]
     assert sorted(spans) == [[0, 10], [0, 200], [40, 50]]
@@ -241,20 +243,20 @@ def test_all_figures_work_when_all_died_or_none(
     tmp_path: Path, fate: Callable[[float, float, int], Outcome], seeds: list[int]
 ) -> None:
     write_grid(tmp_path, fate, widths=[0.125], scales=[1.0, 0.1], seeds=seeds)
-    runs = analysis.load(tmp_path)
-    rows = analysis.load_rows(tmp_path, runs)
-    assert drawable(phase.phase_map(runs))
-    assert drawable(steps.unit_share(runs, rows, "inert"))
-    assert drawable(steps.event_steps(runs))
+    runs = load(tmp_path)
+    rows = load_rows(tmp_path, runs)
+    assert drawable(phase_map.phase_map(runs))
+    assert drawable(course.unit_share(runs, rows, "inert"))
+    assert drawable(course.event_steps(runs))
 
 
 def test_figures_are_functions_of_their_frames_only(quickstart: Path) -> None:
     def settings() -> dict[str, object]:
         return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
 
-    runs = analysis.load(quickstart)
+    runs = load(quickstart)
     before, found = runs.copy(), settings()
-    images = [style.image(phase.phase_map(runs), kind) for kind in ("svg", "svg", "png", "png")]
+    images = [style.image(phase_map.phase_map(runs), kind) for kind in ("svg", "svg", "png", "png")]
     assert images[0] == images[1] and images[2] == images[3]
     pd.testing.assert_frame_equal(runs, before)
     assert settings() == found

@@ -10,7 +10,7 @@ from lifelines.statistics import multivariate_logrank_test  # type: ignore[impor
 from lifelines.utils import median_survival_times, restricted_mean_survival_time  # type: ignore[import-untyped]
 from scipy import stats
 
-from analysis import survival
+from analysis.statistics import survival
 from harness.located import InputError
 from tests.analysis_folders import died, outcome, survived
 from tests.analysis_frames import frame, grid, rows

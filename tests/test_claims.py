@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import findings as committed
 from analysis.claims import CLAIMS, Claim, judge, scoreboard
-from analysis.load import STEPS
-from analysis.results import Results, read, read_all, write_compact
+from analysis.frames.load import STEPS
+from analysis.frames.results import Results, read, read_all, write_compact
+from analysis.report import findings
 from harness import store
 from harness.cli import main
 from harness.config import RunConfig
@@ -369,7 +369,7 @@ def test_damaged_compact_results_are_named(
     file: str, content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bias"
-    shutil.copytree(committed.RESULTS / "bias", folder)
+    shutil.copytree(findings.RESULTS / "bias", folder)
     (folder / file).write_bytes((folder / "rows.parquet").read_bytes() if content is None else content)
     assert main(["claims", str(folder)]) == 2
     assert words in capsys.readouterr().err
@@ -403,14 +403,14 @@ def test_the_command_prints_every_claim_and_names_a_folder_it_cannot_use(
 
 @pytest.mark.slow
 def test_the_scoreboard_of_the_readme_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["claims", *map(str, sorted(committed.RESULTS.iterdir())), "--markdown"]) == 0
+    assert main(["claims", *map(str, sorted(findings.RESULTS.iterdir())), "--markdown"]) == 0
     table = capsys.readouterr().out
-    for page in committed.PAGES:
+    for page in findings.PAGES:
         text = page.read_text()
-        assert committed.with_scoreboard(text, table, str(page)) == text
+        assert findings.with_scoreboard(text, table, str(page)) == text
 
 
-@pytest.mark.parametrize("folder", sorted(committed.RESULTS.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted(findings.RESULTS.iterdir()), ids=lambda folder: folder.name)
 def test_committed_results_are_of_the_sweep_that_is_committed(folder: Path) -> None:
     results = read(folder)
     path = SWEEPS / f"{folder.name}.yaml"
@@ -435,13 +435,13 @@ RETRAINED = (("bias", "died"), ("mimic_scaled", "survived"))
 @pytest.mark.slow
 @pytest.mark.parametrize(("sweep", "end"), RETRAINED)
 def test_a_committed_run_trained_again_ends_the_same_way(sweep: str, end: str, tmp_path: Path) -> None:
-    results = read(committed.RESULTS / sweep)
+    results = read(findings.RESULTS / sweep)
     runs = results.runs[results.runs["outcome"] == end]
     line = runs.sort_values(["outcome_step", "prepool/dead_share_probe", "run_id"]).iloc[0]
     [run] = [each for each in planned(sweep) if each.run_id == line["run_id"]]
     report = work(Task(run, tmp_path / run.run_id, "test", None))
     assert report.outcome is not None and report.outcome.outcome == end, report.message
-    told = json.loads((committed.RESULTS / sweep / "provenance.json").read_text())
+    told = json.loads((findings.RESULTS / sweep / "provenance.json").read_text())
     here = f"cpu: {processor()}", metadata.version("torch")
     if any((each["device"], each["versions"]["torch"]) == here for each in told):
         assert report.outcome.step == line["outcome_step"]

@@ -138,7 +138,7 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_json_numbers_are_numbers(tmp_path: Path) -> None:
-    from harness.sweep.single import resolve
+    from harness.config.command_line import resolve
 
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"optim": {"lr": 1e-05}}))
@@ -219,9 +219,9 @@ def test_a_sweep_that_is_stopped_in_the_middle_continues_to_the_same_rows(
     assert len(store.runs(out)) > 0 and len(finished(out)) < 4
     acknowledged = {run.run_id: timeless(run.rows()) for run in store.runs(out)}
     deadline = time.monotonic() + 10
-    while any(run.claimed() for run in store.runs(out)) and time.monotonic() < deadline:
+    while any(run.is_locked() for run in store.runs(out)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(run.claimed() for run in store.runs(out)), "a worker outlived the sweep"
+    assert not any(run.is_locked() for run in store.runs(out)), "a worker outlived the sweep"
     assert harness("sweep", sweep, "--out", out, "--workers", 2, *QUIET).returncode == 0
     compare(out, whole)
     for run in finished(out):
@@ -238,7 +238,7 @@ def test_a_killed_worker_fails_only_its_run_and_the_same_command_tries_again(who
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     holder = None
     while holder is None:
-        for lock in out.glob("runs/*/claim.lock"):
+        for lock in out.glob("runs/*/run.lock"):
             text = lock.read_text()
             if (lock.parent / "metrics.jsonl").exists() and text:
                 holder = int(text.split()[1])
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_named_set_aside_and_the_run_repeated(whole: Path, tmp
 def test_a_damaged_checkpoint_is_named_set_aside_and_the_run_repeated(whole: Path, tmp_path: Path) -> None:
     source = finished(whole)[0]
     run = RunDirectory(tmp_path / "runs" / source.run_id)
-    with run.claim():
+    with run.lock():
         run.write_config(source.config(), {})
         run.append({"step": 0, "train/loss": 1.0})
         run.file("checkpoint.pt").write_bytes(b"half a checkpoint")
@@ -305,16 +305,16 @@ def test_finished_runs_of_another_folder_are_taken_over(whole: Path, tmp_path: P
 def test_a_run_that_cannot_be_finished_is_failed_with_its_reason_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import harness.train
+    import harness.training.train
 
-    train = harness.train.train
+    train = harness.training.train.train
 
     def break_down(config: RunConfig, *arguments: Any) -> Outcome:
         if config.seed == 1 and config.model.residual_scale == 1:
             raise MemoryError("out of memory")
         return train(config, *arguments)
 
-    monkeypatch.setattr("harness.train.train", break_down)
+    monkeypatch.setattr("harness.training.train.train", break_down)
     command = ["sweep", str(tiny_sweep(tmp_path)), "--out", str(tmp_path / "out"), "--executor", "inline", *QUIET]
     assert main(command) == 1
     output = capsys.readouterr().out

@@ -17,10 +17,10 @@ pytest.importorskip("wandb_workspaces")
 
 from harness.cli import main
 from harness.config import RunConfig
-from harness.dashboard import NAME, specification
 from harness.located import InputError
+from harness.sinks.dashboard import NAME, specification
 from harness.store import RunDirectory
-from harness.train import train
+from harness.training.train import train
 from tests.runs import tiny
 from tests.terminals import on_terminal, without_login
 
@@ -41,7 +41,7 @@ class Mirrored:
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         run = RunDirectory(folder / config.run_id)
-        with run.claim():
+        with run.lock():
             run.write_config(config, {})
             outcome = train(config, run)
         self.config = {key: {"value": value} for key, value in config.model_dump(mode="json").items()}

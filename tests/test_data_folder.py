@@ -21,7 +21,7 @@ from harness.data.views import whole
 from harness.located import InputError
 from harness.outcome import Outcome
 from harness.store import RunDirectory
-from harness.train import train
+from harness.training.train import train
 from tests.jpegs import folder_data, write_jpegs
 from tests.runs import timeless, tiny
 
@@ -271,7 +271,7 @@ def test_a_run_killed_in_mid_epoch_continues_bitwise(shared: Path, tmp_path: Pat
     ends = []
     for name, stops in (("whole", [None]), ("parts", [Stop(), None])):
         run = RunDirectory(tmp_path / name)
-        with run.claim():
+        with run.lock():
             run.write_config(config, {})
             for stop in stops:
                 if stop is None:

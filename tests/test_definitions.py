@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.probes import definitions as words
-from harness.probes.prepool import BATCH_READINGS, PrePool, undisturbed
+from harness.probes.passes import undisturbed
+from harness.probes.prepool import BATCH_READINGS, PrePool
 
 
 @pytest.fixture

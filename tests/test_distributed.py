@@ -89,25 +89,25 @@ def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Pa
 def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> None:
     from harness.data.dataset import load_dataset
     from harness.data.order import BatchOrder
-    from harness.trainee import Trainee
+    from harness.training.trainer import Trainer
 
     config = tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6})
     two = finished_run(tmp_path, config)
     data = load_dataset(config.data, torch.device("cpu"))
-    trainee = Trainee.new(config, data, torch.device("cpu"))
+    trainer = Trainer.new(config, data, torch.device("cpu"))
     order = BatchOrder(len(data.train), 8, config.seed, torch.device("cpu"))
     expected = []
     for step in range(6):
         gradients: list[torch.Tensor] = []
         loss = 0.0
         for half in order[step].chunk(2):
-            trainee.forward_backward(*data.train[half])
-            loss += trainee.losses[step % len(trainee.losses)].item() / 2
-            found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trainee.model.parameters()]
+            trainer.forward_backward(*data.train[half])
+            loss += trainer.losses[step % len(trainer.losses)].item() / 2
+            found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trainer.model.parameters()]
             gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else found
-        for parameter, gradient in zip(trainee.model.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(trainer.model.parameters(), gradients, strict=True):
             parameter.grad = gradient / 2
-        trainee.update()
+        trainer.update()
         expected.append(loss)
     assert losses(two.rows()) == pytest.approx(expected, rel=1e-4)
 

@@ -22,8 +22,8 @@ from harness.evaluation.members import load_member
 from harness.evaluation.protocols import views
 from harness.located import InputError
 from harness.store import RunDirectory
-from harness.train import train
-from harness.watch import held_out_reading
+from harness.training.train import train
+from harness.training.watch import held_out_reading
 from tests.jpegs import folder_data, write_jpegs
 from tests.runs import tiny
 
@@ -121,7 +121,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on synthetic images that kept an average of its parameters."""
     config = tiny(train={"steps": 12, "averaging": {"decay": 0.9}}, data={"num_images": 64})
     directory = RunDirectory(tmp_path_factory.mktemp("runs") / config.run_id)
-    with directory.claim():
+    with directory.lock():
         directory.write_config(config, {})
         train(config, directory)
     return directory.path
@@ -149,7 +149,7 @@ def test_averaged_weights_are_preferred_where_there_are_any(run: Path, tmp_path:
     assert on(run, "averaged")[1] == "averaged"
     config = tiny(train={"steps": 2})
     plain = RunDirectory(tmp_path)
-    with plain.claim():
+    with plain.lock():
         plain.write_config(config, {})
         train(config, plain)
     assert on(tmp_path, "averaged")[1] == "current"
@@ -221,7 +221,7 @@ def test_an_ensemble_of_runs(run: Path) -> None:
 def test_an_ensemble_sees_the_same_images(run: Path, tmp_path: Path) -> None:
     config = tiny(train={"steps": 1}, data={"num_images": 32})
     other = RunDirectory(tmp_path)
-    with other.claim():
+    with other.lock():
         other.write_config(config, {})
         train(config, other)
     with pytest.raises(InputError, match=r"data\.num_images is 32, but 64 in"):

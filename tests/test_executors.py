@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.devices import cpu_count, visible_gpus
 from harness.outcome import Detector
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors import _named, _take_slot, cpu_count, visible_gpus, worker_slots
+from harness.sweep.executors import _named, _take_slot, worker_slots
 from harness.sweep.work import Report
 
 

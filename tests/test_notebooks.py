@@ -10,8 +10,9 @@ import jupytext
 import nbformat
 import pytest
 
-from analysis import findings, results
-from analysis.execute import NOTEBOOKS, execute, sources, tidy
+from analysis.frames import results
+from analysis.report import findings
+from analysis.report.notebooks import NOTEBOOKS, execute, sources, tidy
 from tests.analysis_folders import quickstart_fate, write_grid
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ def test_survival_counts_the_deaths_of_its_three_sweeps() -> None:
     arms = re.findall(r"^[\w.]+ +(\d+) +(\d+) +\d+\.\d$", text, flags=re.MULTILINE)  # n, observed, expected
     tested = [sum(int(observed) for _, observed in arms[start : start + 3]) for start in range(0, len(arms), 3)]
     assert tested == [died["learning_rate"], died["learning_rate"], died["bias"]]  # by step, by cumulative rate, by arm
-    assert text == printed(committed("survival")), "run `python -m analysis.execute survival`"
+    assert text == printed(committed("survival")), "run `python -m analysis.report.notebooks survival`"
 
 
 @pytest.mark.slow
@@ -77,7 +78,9 @@ def test_signal_propagation_reads_every_run_and_residual_sum() -> None:
     sums = len(untrained.runs) * sum(str(name).endswith("/sum/channel_variance") for name in untrained.rows)
     assert f"first_to_die: {len(read.runs)} runs, read at steps 0 to {read.rows['step'].max()}\n" in text
     assert f"variance: {len(untrained.runs)} runs, {sums} residual sums\n" in text
-    assert text == printed(committed("signal_propagation")), "run `python -m analysis.execute signal_propagation`"
+    assert text == printed(committed("signal_propagation")), (
+        "run `python -m analysis.report.notebooks signal_propagation`"
+    )
 
 
 @pytest.mark.slow
@@ -105,7 +108,7 @@ def test_every_notebook_is_committed() -> None:
 def test_committed_notebook_is_its_source_with_pictures(name: str) -> None:
     notebook, source = committed(name), jupytext.read(NOTEBOOKS / f"{name}.py")
     cells = [[(cell.cell_type, cell.source) for cell in each.cells] for each in (notebook, source)]
-    assert cells[0] == cells[1], f"run `python -m analysis.execute {name}`"
+    assert cells[0] == cells[1], f"run `python -m analysis.report.notebooks {name}`"
     assert len(pictures(notebook)) == PICTURES[name]
     assert not [each for each in outputs(notebook) if each.output_type == "error" or each.get("name") == "stderr"]
     assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < LARGEST

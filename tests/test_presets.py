@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.store import RunDirectory
-from harness.train import train
+from harness.training.train import train
 from tests.runs import timeless, tiny
 from tests.test_train import Interrupted, Stop, run_in, same_weights
 
@@ -52,7 +52,7 @@ def test_a_run_with_a_preset_continues_to_the_same_rows_and_timelines(tmp_path: 
     config = tiny(probes=probes("blocks"))
     whole = run_in(tmp_path / "whole", config)
     run = RunDirectory(tmp_path / "parts" / config.run_id)
-    with run.claim():
+    with run.lock():
         run.write_config(config, {})
         with pytest.raises(Interrupted):
             train(config, run, lambda: [Stop(at)])

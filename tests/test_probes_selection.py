@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from harness.models import build_model
+from harness.patterns import matcher
 from harness.probes import ProbeWarning, observe
-from harness.probes.patterns import matcher
 from harness.probes.selection import select
 from tests.probe_networks import Net
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import analysis
-from analysis import report
+from analysis.load import DamagedRuns
+from analysis.report import report
 from harness import store
 from harness.cli import main
 from harness.located import InputError
@@ -160,7 +160,7 @@ def test_failed_and_pending_runs_are_shown_and_never_survived(tmp_path: Path) ->
 def test_damaged_runs_are_named_left_out_and_counted(tmp_path: Path) -> None:
     write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1, 2])
     run = damage(tmp_path, "metrics.parquet")
-    with pytest.warns(analysis.DamagedRuns, match=run.run_id):
+    with pytest.warns(DamagedRuns, match=run.run_id):
         page = read(report.write(tmp_path))
     assert "Damaged: 1 run, left out" in page.words and f"{run.run_id}/metrics.parquet" in page.words
     assert run.run_id not in [line["run"] for line in page.table("outcome")]

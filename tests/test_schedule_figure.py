@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.schedule import schedule_figure
+from analysis.figures.schedule import schedule_figure
 from harness.cli import main
 
 

@@ -13,7 +13,7 @@ import pytest
 from harness import store
 from harness.config import RunConfig
 from harness.outcome import Detector
-from harness.store import Claimed, Damaged, RunDirectory, decode_row, encode_row
+from harness.store import Damaged, Locked, RunDirectory, decode_row, encode_row
 from tests.runs import tiny
 
 OUTCOME = Detector(event="died").outcome(30)
@@ -22,7 +22,7 @@ OUTCOME = Detector(event="died").outcome(30)
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "runs" / tiny().run_id)
-    with run.claim():
+    with run.lock():
         run.write_config(tiny(), {"command": "test"})
     return run
 
@@ -94,7 +94,7 @@ def test_sigkill_loses_no_acknowledged_row(tmp_path: Path) -> None:
 
 
 def hold(path: Path, ready: str) -> None:
-    with RunDirectory(path).claim():
+    with RunDirectory(path).lock():
         Path(ready).touch()
         time.sleep(60)
 
@@ -106,13 +106,13 @@ def test_a_run_is_claimed_by_one_process_and_free_again_when_that_is_killed(tmp_
     while not ready.exists():
         time.sleep(0.01)
     assert run.state() == "running"
-    with pytest.raises(Claimed, match=f"process {process.pid}"), run.claim():
+    with pytest.raises(Locked, match=f"process {process.pid}"), run.lock():
         pass
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert run.state() == "pending"
-    with run.claim():
+    with run.lock():
         pass
 
 
@@ -180,12 +180,12 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
 def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(tmp_path: Path) -> None:
     config = tiny()
     old = RunDirectory(tmp_path / "runs" / "0ldname")
-    with old.claim():
+    with old.lock():
         old.write_config(config, {})
     stored = json.loads(old.file("config.json").read_text())
     del stored["config"]["train"]["stop_at_death"]  # the field is newer than the run
     old.file("config.json").write_text(json.dumps(stored))
-    assert store.run_directory(tmp_path, config, store.by_identity(tmp_path)).path == old.path
+    assert store.folder_of(tmp_path, config, store.by_identity(tmp_path)).path == old.path
 
 
 def test_a_run_that_continues_keeps_its_first_provenance(run: RunDirectory) -> None:

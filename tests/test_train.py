@@ -11,8 +11,8 @@ from harness.data.dataset import load_dataset
 from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
-from harness.train import train
-from harness.watch import largest_norm
+from harness.training.train import train
+from harness.training.watch import largest_norm
 from tests.runs import timeless, tiny
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def run_in(folder: Path, config: RunConfig) -> tuple[Outcome, list[Row], dict[str, Any]]:
     run = RunDirectory(folder / config.run_id)
-    with run.claim():
+    with run.lock():
         run.write_config(config, {})
         outcome = train(config, run)
     checkpoint = run.checkpoint()
@@ -104,7 +104,7 @@ def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, c
     config = tiny(**changes)
     whole = run_in(tmp_path / "whole", config)
     run = RunDirectory(tmp_path / "parts" / config.run_id)
-    with run.claim():
+    with run.lock():
         run.write_config(config, {})
         with pytest.raises(Interrupted):
             train(config, run, lambda: [Stop(at)])
@@ -256,20 +256,20 @@ def test_one_number_tells_whether_any_parameter_is_not_finite() -> None:
 
 
 def test_an_auxiliary_head_adds_its_weighted_loss() -> None:
-    from harness.trainee import Trainee
+    from harness.training.trainer import Trainer
 
     model = {"name": "inception_v3", "stem": "small", "aux_head": True, "repeats": None, "residual_scale": None}
     config = tiny(model={**model, "dropout_keep": 1.0}, data={"image_size": 48})
-    trainee = Trainee.new(config, load_dataset(config.data, CPU), CPU)
+    trainer = Trainer.new(config, load_dataset(config.data, CPU), CPU)
     images, labels = torch.randn(4, 3, 48, 48), torch.tensor([0, 1, 2, 3])
-    trainee.forward_backward(images, labels)
+    trainer.forward_backward(images, labels)
     with torch.no_grad():
-        logits, auxiliary = trainee.model(images, with_aux=True)
+        logits, auxiliary = trainer.model(images, with_aux=True)
     expected = torch.nn.functional.cross_entropy(logits, labels) + 0.4 * torch.nn.functional.cross_entropy(
         auxiliary, labels
     )
-    assert trainee.losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert all(parameter.grad is not None for parameter in trainee.model.parameters())
+    assert trainer.losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.sinks import WandbOptions, WandbSink
+from harness.sinks.wandb import WandbOptions, WandbSink
 from harness.store import RunDirectory
 from harness.sweep.expand import expand
 from harness.sweep.run import wandb_options
@@ -104,7 +104,7 @@ def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkey
 
 def test_a_run_with_its_mirror_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from harness.sinks import WandbOptions\n"
+        "import sys; from pathlib import Path; from harness.sinks.wandb import WandbOptions\n"
         "from harness.sweep.work import Task, work; from tests.runs import tiny\n"
         "folder = Path(sys.argv[1]); options = WandbOptions('offline', folder, 'p', 'g', ())\n"
         "report = work(Task(tiny(train={'steps': 2}), folder / 'runs' / 'x', 'test', options))\n"

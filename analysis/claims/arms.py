@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims.claim import Verdict
-from analysis.estimates import Estimate, share_above, share_below, wilson
-from analysis.load import EVENTS
-from analysis.results import Results
+from analysis.frames.events import EVENTS
+from analysis.frames.results import Results
+from analysis.statistics.estimates import Estimate, share_above, share_below, wilson
 from harness.located import InputError
 
 FEW = 0.1

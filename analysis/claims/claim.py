@@ -9,9 +9,9 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from analysis import estimates
-from analysis.estimates import Estimate
-from analysis.results import Results
+from analysis.frames.results import Results
+from analysis.statistics import estimates
+from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 
 Verdict = Literal["holds", "does not hold", "undecided"]

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import early_warning as warning
-from analysis import plots, survival
 from analysis.claims.arms import FEW, MOST, at_least, at_most, count, died, never, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
-from analysis.estimates import Estimate, share_difference
-from analysis.results import Results
+from analysis.figures import warning_curve
+from analysis.frames.results import Results
+from analysis.statistics import early_warning, survival
+from analysis.statistics.estimates import Estimate, share_difference
 
 FORETOLD_AT = 20
 """Step at which death is to be foretold."""
@@ -127,7 +127,7 @@ def _end(runs: pd.DataFrame) -> pd.Series[Any]:
 def foretold(results: Mapping[str, Results]) -> Judgement:
     """C13."""
     runs, rows = results["filters"].runs, results["filters"].rows
-    [line] = warning.early_warning(runs, rows, [FORETOLD_AT]).to_dict("records")
+    [line] = early_warning.early_warning(runs, rows, [FORETOLD_AT]).to_dict("records")
     n = int(line["n"])
     found = {name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"], n) for name in
              ("auc", "within", "baseline", "gain")}  # fmt: skip
@@ -144,8 +144,8 @@ def foretold(results: Mapping[str, Results]) -> Judgement:
 
 def draw_warning(results: Mapping[str, Results]) -> Figure:
     """The AUC against the step of the prediction."""
-    return plots.warning_curve(
-        warning.early_warning(results["filters"].runs, results["filters"].rows, [0, 5, 10, 20, 30, 40, 60])
+    return warning_curve.warning_curve(
+        early_warning.early_warning(results["filters"].runs, results["filters"].rows, [0, 5, 10, 20, 30, 40, 60])
     )
 
 
@@ -204,6 +204,6 @@ CLAIMS = (
         foretold,
         "area under the ROC curve",
         draw=draw_warning,
-        metrics=warning.READINGS,
+        metrics=early_warning.READINGS,
     ),
 )

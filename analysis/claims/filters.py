@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import dose, plots
 from analysis.claims.arms import ENOUGH, FEW, at_least, at_most, count, died, pooled, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
-from analysis.estimates import Estimate, share_difference
-from analysis.results import Results
+from analysis.figures import dose_response
+from analysis.frames.results import Results
+from analysis.statistics import dose
+from analysis.statistics.estimates import Estimate, share_difference
 
 RATE = 0.2
 """Learning rate at which the filter counts are compared: some unscaled nets die and some do not (LOG.md)."""
@@ -86,7 +87,7 @@ def trunk_or_branch(results: Mapping[str, Results]) -> Judgement:
 
 def draw_dose(results: Mapping[str, Results]) -> Figure:
     """The died share at scale 1 against the filters before the pool."""
-    return plots.dose_response(unscaled(results), "prepool/units")
+    return dose_response.dose_response(unscaled(results), "prepool/units")
 
 
 CLAIMS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from analysis import contrasts, survival
 from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, pooled, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
-from analysis.estimates import Estimate, mean, share_difference
-from analysis.results import Results
+from analysis.frames.results import Results
+from analysis.statistics import contrasts, survival
+from analysis.statistics.estimates import Estimate, mean, share_difference
 
 MARGIN = 0.05
 """Difference in held-out accuracy that is no harm, or no gain."""

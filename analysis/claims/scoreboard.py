@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis import plots
 from analysis.claims.claim import Finding
-from analysis.estimates import Estimate
-from analysis.results import Results
+from analysis.figures import forest
+from analysis.frames.results import Results
+from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 
 HEAD = ("claim", "words", "source", "verdict", "effect (95 % interval)", "n", "p")
@@ -44,7 +44,7 @@ def figures(findings: Sequence[Finding], results: Mapping[str, Results]) -> Iter
                 f"Rule: {finding.claim.rule}. {finding.why}"
             )
             title = f"{finding.claim.name}: {finding.verdict}"
-            yield name, plots.forest(finding.judgement.arms, finding.claim.axis, title, caption, reference=None)
+            yield name, forest.forest(finding.judgement.arms, finding.claim.axis, title, caption, reference=None)
         if finding.claim.draw is not None:
             try:
                 yield f"{name}_more", finding.claim.draw(results)

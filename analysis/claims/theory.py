@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import growth, plots
 from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, never, share, where
 from analysis.claims.claim import Claim, Judgement, Verdict
-from analysis.estimates import Estimate, mean
-from analysis.load import demand
-from analysis.results import Results
+from analysis.figures import variance_growth
+from analysis.frames.columns import demand
+from analysis.frames.results import Results
+from analysis.statistics import growth
+from analysis.statistics.estimates import Estimate, mean
 
 LINEAR = (0.9, 1.1)
 """Exponents that are as good as 1."""
@@ -22,7 +23,7 @@ EXACT, EXACT_UNTIL = 1e-5, 2
 
 def linear_growth(results: Mapping[str, Results]) -> Judgement:
     """C7."""
-    stages = growth.growth(growth.variances(results["variance"].runs, results["variance"].rows))
+    stages = growth.by_stage(growth.variances(results["variance"].runs, results["variance"].rows))
     arms = [(f"stage {each.stage}, exponent of α²", each.scale) for each in stages]
     arms += [(f"stage {each.stage}, exponent of L", each.blocks) for each in stages]
     inside = all(each.low > LINEAR[0] and each.high < LINEAR[1] for _, each in arms)
@@ -107,7 +108,7 @@ def faster(results: Mapping[str, Results]) -> Judgement:
 
 def draw_growth(results: Mapping[str, Results]) -> Figure:
     """The growth of the variance against L * alpha^2."""
-    return plots.variance_growth(growth.variances(results["variance"].runs, results["variance"].rows))
+    return variance_growth.variance_growth(growth.variances(results["variance"].runs, results["variance"].rows))
 
 
 _SUMS = tuple(f"block/b{number:02}/{name}/channel_variance" for number in range(1, 25) for name in ("sum", "skip"))

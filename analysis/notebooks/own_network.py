@@ -44,7 +44,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 from torchvision.models import resnet18
 
-from analysis import layers
+from analysis.figures import dead_units, signal
 from harness.probes import observe
 from harness.probes.example import train
 
@@ -100,13 +100,13 @@ timeline = probe.timeline()
 pd.DataFrame(timeline.order(0.5))
 
 # %%
-layers.share_map({"resnet18": timeline})
+dead_units.share_map({"resnet18": timeline})
 
 # %% [markdown]
 # Unit by unit, in the layer that lost half of its units first:
 
 # %%
-layers.raster({"resnet18": timeline}, {"resnet18": timeline.order(0.5)[0].layer})
+dead_units.raster({"resnet18": timeline}, {"resnet18": timeline.order(0.5)[0].layer})
 
 # %% [markdown]
 # ## How fast the weights move
@@ -114,4 +114,4 @@ layers.raster({"resnet18": timeline}, {"resnet18": timeline.order(0.5)[0].layer}
 # The updates of the second convolution of every block, relative to its weights.
 
 # %%
-layers.update_ratios({"resnet18": frame.reset_index()})
+signal.update_ratios({"resnet18": frame.reset_index()})

@@ -22,14 +22,15 @@
 
 import os
 
-import analysis
-from analysis import axes, findings, phase, results, steps
+from analysis.figures import course, phase_map
+from analysis.frames import columns, results
+from analysis.report import findings
 
 # %matplotlib inline
 
 sweep = results.read(os.environ.get("HARNESS_OUT", findings.RESULTS / "filters"))
 runs = sweep.runs
-print(f"{sweep.name}: {len(runs)} runs that differ in {', '.join(analysis.varying(runs)) or 'nothing'}")
+print(f"{sweep.name}: {len(runs)} runs that differ in {', '.join(columns.varying(runs)) or 'nothing'}")
 
 # %% [markdown]
 # ## The map
@@ -38,14 +39,14 @@ print(f"{sweep.name}: {len(runs)} runs that differ in {', '.join(analysis.varyin
 # interval in which the share of all such runs may lie. The dots show the residual scale at which half of the runs die.
 
 # %%
-phase.phase_map(runs)
+phase_map.phase_map(runs)
 
 # %% [markdown]
 # The same as numbers, the learning rates together: one row for each level of the vertical axis (`y`) and of the
 # horizontal one (`x`), lowest first.
 
 # %%
-phase.cells(runs, *axes.choose(runs)).round(3)
+phase_map.cells(runs, *columns.choose(runs)).round(3)
 
 # %% [markdown]
 # ## The way there
@@ -56,7 +57,7 @@ phase.cells(runs, *axes.choose(runs)).round(3)
 # %%
 fastest = runs[runs["optim.lr"] == runs["optim.lr"].max()]
 print(f"{len(fastest)} runs at learning rate {runs['optim.lr'].max():g}")
-steps.unit_share(fastest, sweep.rows[sweep.rows["run_id"].isin(fastest["run_id"])])
+course.unit_share(fastest, sweep.rows[sweep.rows["run_id"].isin(fastest["run_id"])])
 
 # %% [markdown]
 # ## When
@@ -64,4 +65,4 @@ steps.unit_share(fastest, sweep.rows[sweep.rows["run_id"].isin(fastest["run_id"]
 # The checks are some steps apart, so a death is known to an interval; a survivor is known up to its last check only.
 
 # %%
-steps.event_steps(fastest)
+course.event_steps(fastest)

@@ -20,7 +20,10 @@
 
 import pandas as pd
 
-from analysis import axes, findings, growth, layers, plots, results
+from analysis.figures import signal, variance_growth
+from analysis.frames import columns, results
+from analysis.report import findings
+from analysis.statistics import growth
 
 # %matplotlib inline
 
@@ -38,8 +41,8 @@ print(pd.crosstab(runs["model.residual_scale"], runs["outcome"]))
 # stream carries the signal on, above it each block replaces most of what it was given.
 
 # %%
-panels = dict(axes.pieces(rows, ["model.residual_scale"]))
-layers.propagation(panels)
+panels = dict(columns.pieces(rows, ["model.residual_scale"]))
+signal.propagation(panels)
 
 # %% [markdown]
 # ## The last residual sum
@@ -49,7 +52,7 @@ layers.propagation(panels)
 # branch can pull the sum below zero.
 
 # %%
-layers.drift(panels)
+signal.drift(panels)
 
 # %% [markdown]
 # ## How fast the branches move
@@ -58,7 +61,7 @@ layers.drift(panels)
 # seed of each scale.
 
 # %%
-layers.update_ratios(dict(axes.pieces(rows[rows["seed"] == rows["seed"].min()], ["model.residual_scale"])))
+signal.update_ratios(dict(columns.pieces(rows[rows["seed"] == rows["seed"].min()], ["model.residual_scale"])))
 
 # %% [markdown]
 # ## The variance at initialisation
@@ -71,7 +74,7 @@ layers.update_ratios(dict(axes.pieces(rows[rows["seed"] == rows["seed"].min()], 
 untrained = results.read(findings.RESULTS / "variance")
 points = growth.variances(untrained.runs, untrained.rows)
 print(f"{untrained.name}: {len(untrained.runs)} runs, {len(points)} residual sums")
-plots.variance_growth(points)
+variance_growth.variance_growth(points)
 
 # %% [markdown]
 # What a single block adds, the sum's variance less that of the skip connection, divided by α²: the median over runs and

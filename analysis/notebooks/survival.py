@@ -19,7 +19,10 @@
 
 import pandas as pd
 
-from analysis import axes, curves, findings, plots, results, survival
+from analysis.figures import forest, time_to_event
+from analysis.frames import columns, results
+from analysis.report import findings
+from analysis.statistics import survival
 
 # %matplotlib inline
 
@@ -37,7 +40,7 @@ print(f"mimic_scaled: {len(mimic)} runs, {mimic['outcome'].eq('died').sum()} die
 # few, a curve says little, and its intervals are wide.
 
 # %%
-curves.survival_curves(rates, colour="optim.lr")
+time_to_event.survival_curves(rates, colour="optim.lr")
 
 # %% [markdown]
 # A lower rate moves the weights less in each step, so some delay is to be expected. The same curves against the
@@ -48,7 +51,7 @@ curves.survival_curves(rates, colour="optim.lr")
 # %%
 last = rates[["run_id", "last_step", "optim/cumulative_lr", "optim/lr"]].rename(columns={"last_step": "step"})
 clock = pd.concat([last.assign(**{"step": 0, "optim/cumulative_lr": 0.0}), last]).astype({"step": int})
-curves.survival_curves(rates, clock, colour="optim.lr", against="cumulative_lr")
+time_to_event.survival_curves(rates, clock, colour="optim.lr", against="cumulative_lr")
 
 # %% [markdown]
 # The log-rank tests of the two figures, with the deaths that each learning rate would have had if all had the same
@@ -72,8 +75,8 @@ print(test_by_sum.groups.rename_axis("learning rate").round(1))
 
 # %%
 until = by_step["held"].max()
-arms = axes.pieces(by_step.join(rates["optim.lr"]), ["optim.lr"])
-plots.forest(
+arms = columns.pieces(by_step.join(rates["optim.lr"]), ["optim.lr"])
+forest.forest(
     [(name, survival.restricted_mean(arm["held"], arm["end"] == "event", until)) for name, arm in arms],
     "mean steps alive",
     f"Mean time alive within {until:g} steps",
@@ -83,8 +86,8 @@ plots.forest(
 
 # %%
 reach = by_sum["held"].groupby(rates["optim.lr"]).max().min()
-arms = axes.pieces(by_sum.join(rates["optim.lr"]), ["optim.lr"])
-plots.forest(
+arms = columns.pieces(by_sum.join(rates["optim.lr"]), ["optim.lr"])
+forest.forest(
     [(name, survival.restricted_mean(arm["held"], arm["end"] == "event", reach)) for name, arm in arms],
     "mean cumulative learning rate alive",
     f"Mean time alive within a cumulative learning rate of {reach:g}",
@@ -99,7 +102,7 @@ plots.forest(
 # panel has its own test; the stratified test below compares the three arms within the learning rates, all at once.
 
 # %%
-curves.survival_curves(bias, panel="optim.lr", colour="model.up_projection_bias")
+time_to_event.survival_curves(bias, panel="optim.lr", colour="model.up_projection_bias")
 
 # %%
 by_arm = survival.times(bias)
@@ -117,4 +120,4 @@ print(stratified.groups.rename_axis("bias").round(1))
 
 # %%
 print(pd.crosstab(mimic["optim.name"], mimic["outcome"]))
-curves.incidence_curves(mimic, colour="optim.name")
+time_to_event.incidence_curves(mimic, colour="optim.name")

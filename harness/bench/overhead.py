@@ -122,13 +122,14 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     import torch
 
     from harness.data.dataset import load_dataset
-    from harness.trainee import Trainee, pick_device
+    from harness.devices import pick_device
+    from harness.training.trainer import Trainer
 
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
     data = load_dataset(config.data, device)
-    trainee = Trainee.new(config, data, device)
+    trainer = Trainer.new(config, data, device)
     with data.batches(config.seed) as batches:
         for _ in range(steps):
-            trainee.forward_backward(*next(batches))
-            trainee.update()
+            trainer.forward_backward(*next(batches))
+            trainer.update()

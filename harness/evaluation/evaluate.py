@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.data.part import Part
 from harness.data.views import Layout
-from harness.probes.prepool import undisturbed
+from harness.probes.passes import undisturbed
 
 BATCH_SIZE = 64
 """Views that pass a network at once, unless told otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.config import OptimConfig, ScheduleConfig, WarmupConfig
+from harness.config import OptimConfig, RunConfig, ScheduleConfig, WarmupConfig
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,24 @@ def schedule_factor(schedule: ScheduleConfig, step: int, length: Length, start: 
     if schedule.name == "cosine":
         return (1 + math.cos(math.pi * min(1.0, step / max(1, length.steps - start)))) / 2
     return 1.0
+
+
+def planned_rates(config: RunConfig, training_images: int) -> tuple[list[float], str]:
+    """The learning rate of every update of a run on so many training images, and the schedule in words.
+
+    A two-phase warm-up is drawn as ending at the first check that could end it; when it will is not known beforehand.
+    """
+    optim = config.optim
+    steps_per_epoch = training_images // config.data.batch_size
+    length = Length(config.train.steps or (config.train.epochs or 0) * steps_per_epoch, steps_per_epoch)
+    words = f"{optim.name}, lr {optim.lr:g}, schedule {optim.schedule.name}"
+    if optim.schedule.name == "exponential":
+        words += f" (times {optim.schedule.rate:g} every {optim.schedule.every} {optim.schedule.unit})"
+    switch_step = optim.warmup.window
+    if optim.warmup.name != "none":
+        words += f", warm-up {optim.warmup.name} from {optim.warmup.lr:g}"
+        words += f" for {optim.warmup.steps} steps" if optim.warmup.steps else ""
+    if optim.warmup.name == "two_phase":
+        words += f", which ends when the training error falls below {optim.warmup.threshold:g}: drawn at its earliest"
+    words += f"; {steps_per_epoch} steps an epoch"
+    return [learning_rate(optim, step, length, switch_step) for step in range(length.steps)], words

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.probes import definitions
-from harness.probes.apart import can_normalise_apart, images_together, normalised_apart
+from harness.probes.passes import can_normalise_by_batch, normalised_by_batch, passes, undisturbed
 
 BATCH_READINGS = (
     "zero_fraction",
@@ -148,20 +148,20 @@ class PrePool:
     def _read_units(
         self, model: nn.Module, images: Tensor, batch_size: int, training: bool, stop_when_alive: bool = False
     ) -> definitions.UnitReading:
-        apart = training and can_normalise_apart(model)
+        by_batch = training and can_normalise_by_batch(model)
         try:
-            with undisturbed(model, training, buffers_rest=apart):
+            with undisturbed(model, training, buffers_rest=by_batch):
                 if stop_when_alive:  # where there was life, look first
                     batches = images.tensor_split(math.ceil(len(images) / batch_size))
                     first = batches[self._alive_batch % len(batches)]
                     reading = self._units_reading = definitions.UnitReading()
-                    with normalised_apart(model, len(first)) if apart else contextlib.nullcontext():
+                    with normalised_by_batch(model, len(first)) if by_batch else contextlib.nullcontext():
                         model(first)
                     if not bool(reading.inert.all()):
                         return reading
                 reading = self._units_reading = definitions.UnitReading()
-                for start, stop, size in _passes(images, batch_size, training, apart):
-                    with normalised_apart(model, size) if apart else contextlib.nullcontext():
+                for start, stop, size in passes(images, batch_size, training, by_batch):
+                    with normalised_by_batch(model, size) if by_batch else contextlib.nullcontext():
                         model(images[start:stop])
                     if stop_when_alive and not bool(reading.inert.all()):
                         assert self._brightest is not None
@@ -170,52 +170,3 @@ class PrePool:
         finally:
             self._units_reading = self._brightest = None
         return reading
-
-
-def _passes(images: Tensor, batch_size: int, training: bool, apart: bool) -> Iterator[tuple[int, int, int]]:
-    """Start, stop and size of the batches of each forward pass over a set.
-
-    In eval mode a pass is one batch. In train mode it is several of one size where they are normalised `apart`.
-    """
-    count, together = len(images), images_together(images)
-    if not training:
-        size = max(batch_size, together)
-        yield from ((start, min(start + size, count), size) for start in range(0, count, size))
-        return
-    batches = math.ceil(count / batch_size)
-    small, larger = divmod(count, batches)  # sizes as torch.tensor_split has them: they differ by one at most
-    start = 0
-    for size, number in ((small + 1, larger), (small, batches - larger)):
-        most = max(1, together // size) if apart else 1
-        end = start + number * size
-        while start < end:
-            stop = min(start + most * size, end)
-            yield start, stop, size
-            start = stop
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) -> Iterator[None]:
-    """Forward passes that leave no trace: no gradients; dropout off; buffers, modes and random state as before.
-
-    `training` chooses the statistics that batch-norm uses: the batch's, or its running ones. `buffers_rest` says that
-    no forward pass will move a buffer, which saves keeping them.
-    """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and not buffers_rest else []
-    gpus = torch.cuda.is_available()
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"} if gpus else ()
-    changed = []
-    try:
-        for module in model.modules():
-            wanted = training and not isinstance(module, nn.modules.dropout._DropoutNd)
-            if module.training != wanted:
-                module.training = wanted
-                changed.append(module)
-        with torch.no_grad(), torch.random.fork_rng(list(devices)):
-            yield
-    finally:
-        for module in changed:
-            module.training = not module.training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

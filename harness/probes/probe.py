@@ -20,7 +20,7 @@ from harness.probes.cadence import Cadence
 from harness.probes.definitions import DORMANT_BELOW
 from harness.probes.packets import Packet, pack, unpack
 from harness.probes.parameters import ParameterReader
-from harness.probes.prepool import undisturbed
+from harness.probes.passes import undisturbed
 from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters

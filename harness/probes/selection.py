@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from harness.patterns import matcher, near
 from harness.probes.functional import functional_relus
-from harness.probes.patterns import matcher, near
 from harness.probes.points import Point
 
 Preset = Literal["prepool", "blocks", "full"]

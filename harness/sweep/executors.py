@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from harness.devices import cpu_count
 from harness.store import RunDirectory
 from harness.sweep.work import Report, Task, Terminated, failed, work
 
@@ -141,21 +142,6 @@ def _take_slot(folder: Path, slots: tuple[str | None, ...]) -> tuple[str | None,
                 lock.close()
         time.sleep(0.05)
     raise RuntimeError("every worker slot is taken")
-
-
-def cpu_count() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA would show, by index or name, without starting CUDA."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    with contextlib.suppress(OSError):
-        return [str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
-    return []
 
 
 def worker_slots(device: str, workers: int | None, per_gpu: int | None, gpus: Sequence[str]) -> list[str | None]:

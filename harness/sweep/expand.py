@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.config import RunConfig
-from harness.located import Document, InputError, Loc, explain, parse, suggestion
+from harness.located import Document, InputError, Loc, explain, parse
+from harness.patterns import suggestion
 from harness.sweep.distributions import DISCRETE_RANGES, DISTRIBUTIONS, listed
 
 MAX_RUNS = 100_000

@@ -11,14 +11,16 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from harness import sinks, store
+from harness import store
 from harness.config import RunConfig
 from harness.data.check import check_data
+from harness.devices import visible_gpus
 from harness.located import InputError, read_text
-from harness.sinks import WandbMode, WandbOptions
+from harness.sinks import wandb
+from harness.sinks.wandb import WandbMode, WandbOptions
 from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors import inline, interruptible, local, visible_gpus, worker_slots
+from harness.sweep.executors import inline, interruptible, local, worker_slots
 from harness.sweep.expand import Sweep, cell, expand, get_field
 from harness.sweep.work import Report, Task
 
@@ -89,7 +91,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     check_inputs(sweep.configs)
     prepare(out, sweep)
     known = store.by_identity(out)
-    folders = {config.run_id: store.run_directory(out, config, known) for config in sweep.configs}
+    folders = {config.run_id: store.folder_of(out, config, known) for config in sweep.configs}
     labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
     taken = _take_over(sweep.configs, folders, settings.reuse)
     if taken:
@@ -176,7 +178,7 @@ def log_report(out: Path, figures: Sequence[str], tables: Mapping[str, Any], mod
         for name, frame in tables.items()
     }
     paths = {Path(file).stem: out / "figures" / file for file in figures}
-    sinks.log_report(name, paths, plain, WandbOptions(mode, out, project, name[:128], (name[:64],)))
+    wandb.log_report(name, paths, plain, WandbOptions(mode, out, project, name[:128], (name[:64],)))
 
 
 def sweep_configs(out: Path) -> tuple[RunConfig, ...]:

@@ -1,4 +1,4 @@
-"""What every executor does with a run: claim it, repair its folder, train it, record how that went."""
+"""What every executor does with a run: lock it, repair its folder, train it, record how that went."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 from harness import distributed
 from harness.config import RunConfig
 from harness.outcome import Outcome
-from harness.store import Claimed, Damaged, RunDirectory
+from harness.store import Damaged, Locked, RunDirectory
 
 if TYPE_CHECKING:
-    from harness.sinks import Sink, WandbOptions
+    from harness.sinks.sink import Sink
+    from harness.sinks.wandb import WandbOptions
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Terminated(KeyboardInterrupt):
 def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> Report:
     """Do a run, or find it done. Exceptions of the run end up in its folder, not here.
 
-    Under torchrun every rank calls this; rank 0 claims the run and says whether there is anything to train.
+    Under torchrun every rank calls this; rank 0 locks the run and says whether there is anything to train.
     """
     run = RunDirectory(task.folder)
     notes: list[str] = []
     try:
         if distributed.rank() > 0:
             return _follow(task, run)
-        with run.claim():
+        with run.lock():
             try:
                 run.verify()
                 if run.state() != "finished":
@@ -67,9 +68,9 @@ def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> 
                 return Report(run.run_id, "finished", outcome=_train(task, run, extra_sinks), notes=tuple(notes))
             distributed.agreed(False)
             return Report(run.run_id, "finished", outcome=run.outcome()[0], notes=tuple(notes))
-    except Claimed as claimed:
+    except Locked as locked:
         distributed.agreed(False)
-        return Report(run.run_id, "busy", str(claimed))
+        return Report(run.run_id, "busy", str(locked))
     except Terminated:
         if distributed.world_size() > 1:  # torchrun ends every rank when one of them ended
             failed(run, RuntimeError("torchrun ended the ranks, as it does when one of them has died"))
@@ -92,7 +93,7 @@ def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -
 
 def _follow(task: Task, run: RunDirectory) -> Report:
     """What the ranks above 0 do: train when rank 0 says so, and write nothing."""
-    from harness.train import train
+    from harness.training.train import train
 
     if not distributed.agreed(None):
         return Report(run.run_id, "finished")
@@ -100,10 +101,10 @@ def _follow(task: Task, run: RunDirectory) -> Report:
 
 
 def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sink]]) -> Outcome:
+    from harness.devices import pick_device
     from harness.provenance import processor, provenance
-    from harness.sinks import WandbSink
-    from harness.train import train
-    from harness.trainee import pick_device
+    from harness.sinks.wandb import WandbSink
+    from harness.training.train import train
 
     run.forget_failure()
     device = pick_device(task.config.compute.device)

@@ -1,0 +1,125 @@
+"""The share that died against a dose, and the dose at which half die."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from analysis.figures import style
+from analysis.figures.words import UNFINISHED, event_words, explain_event
+from analysis.frames import columns
+from analysis.statistics import dose
+from analysis.statistics.dose import LethalDose
+from harness.located import InputError
+
+_MOST_TICKS = 9
+
+
+def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, rising: bool = True) -> Figure:
+    """The share of runs that died against a dose, the fitted curve, and the lethal dose with its interval.
+
+    `column` is a numeric column of a frame of `load`, such as `prepool/units` or `optim.lr`; `colour` another, each
+    level of which has a curve; left out, the one that varies and tells most. `rising` as in `dose.lethal_dose`. Runs
+    that differ in further fields are counted together. Raises InputError as that does where no level has a lethal dose.
+    """
+    others = [name for name in columns.candidates(runs) if name != column and not _one_to_one(runs, name, column)]
+    colour = colour or (others[0] if others else None)
+    found: dict[str, LethalDose] = {}
+    problems: list[str] = []
+    for words, part in columns.pieces(runs, [colour] if colour else []):
+        try:
+            found[words] = dose.lethal_dose(part, column, rising)
+        except InputError as error:
+            problems += [f"{words}: {problem}" if words else problem for problem in error.problems]
+    if not found:
+        raise InputError(problems)
+    word = event_words(runs)
+    notes = [
+        f"Marks: share of finished runs that {word}, with its 95 % Wilson interval. Curves: logistic in the logarithm.",
+        "Bar at one half: 95 % interval of the dose at which half of the runs do; an arrow where it is open.",
+        explain_event(runs),
+    ]
+    if pooled := [name for name in others if name != colour]:
+        notes.append(f"Runs that differ in {', '.join(pooled)} are counted together.")
+    notes += [f"Without a curve: {problem}." for problem in problems] + _left_out(runs)
+    tones = style.colours(len(found))
+    legend = [
+        (
+            f"{words}{': ' if words else ''}{_lethal(each)}, n = {each.estimate.n}",
+            Line2D([], [], **style.line_look(place, tones)),
+        )
+        for place, (words, each) in enumerate(found.items())
+    ]
+    with style.applied():
+        total = sum(each.estimate.n for each in found.values())
+        label = columns.LABELS.get(column, column)
+        title = f"Runs that {word} against {label.split(' (')[0]}, {style.count(total, 'finished run')}"
+        figure = style.figure(6.4, 3.0, title, " ".join(notes), legend[::-1], f"half of the runs {_verb(word)} at")
+        axis = figure.subplots()
+        tested = sorted({float(value) for each in found.values() for value in each.doses["dose"]})
+        axis.set(xscale="log", xlim=(tested[0] / 1.25, tested[-1] * 1.25), ylim=(-0.04, 1.04))
+        if len(tested) <= _MOST_TICKS:
+            axis.xaxis.set_major_locator(FixedLocator(tested))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticklabels([f"{value:.4g}" for value in tested])
+        axis.axhline(0.5, color=style.MUTED, linewidth=0.8)
+        for place, each in enumerate(found.values()):
+            _draw_dose(axis, each, place - (len(found) - 1) / 2, style.line_look(place, tones))
+        axis.set(xlabel=label, ylabel=f"share that {word}")
+    return figure
+
+
+def _draw_dose(axis: Axes, found: LethalDose, shift: float, look: dict[str, Any]) -> None:
+    """One curve with its marks, those and the interval moved aside by `shift` places for others."""
+    tone, mark, left, right = look["color"], look["marker"], *axis.get_xlim()
+    grid = np.geomspace(*found.tested, 200)
+    axis.plot(grid, found.share(grid), color=tone, linestyle=look["linestyle"], linewidth=1.4)
+    beside = found.doses["dose"] * (right / left) ** (0.012 * shift)
+    axis.vlines(beside, found.doses["low"], found.doses["high"], color=tone, linewidth=1, alpha=0.7)
+    axis.plot(beside, found.doses["share"], linestyle="none", marker=mark, color=tone, markersize=5)
+    low, high = found.estimate.low, found.estimate.high
+    if low == 0 and high == math.inf:
+        return
+    height = 0.5 + 0.03 * shift
+    ends = max(low, left), min(high, right)
+    axis.plot(ends, [height, height], color=tone, linewidth=4, alpha=0.45, solid_capstyle="butt")
+    for end, arrow, is_open in ((ends[0], "<", low == 0), (ends[1], ">", high == math.inf)):
+        axis.plot([end], [height], marker=arrow if is_open else "|", color=tone, markersize=7, clip_on=False)
+    if found.located:
+        axis.plot([found.estimate.value], [height], marker=mark, color=tone, markerfacecolor=style.PAPER, markersize=7)
+
+
+def _one_to_one(runs: pd.DataFrame, field: str, column: str) -> bool:
+    """Whether a field and a column of the runs say the same, as width and filters of one architecture do."""
+    if column not in runs:
+        return False
+    both = runs[[field, column]].dropna().astype(str).drop_duplicates()
+    return len(both) == both[field].nunique() == both[column].nunique()
+
+
+def _lethal(found: LethalDose) -> str:
+    """The lethal dose in a few words."""
+    lowest, highest = (f"{end:.3g}" for end in found.tested)
+    value, low, high = found.estimate.value, found.estimate.low, found.estimate.high
+    if low == 0 and high == math.inf:
+        return "not located"
+    start = f"{low:.3g}" if low else f"below {lowest}"
+    end = f"{high:.3g}" if high < math.inf else f"above {highest}"
+    where = f"{value:.3g}" if found.located else f"below {lowest}" if value == 0 else f"above {highest}"
+    return f"{where} ({start} to {end})" if found.located else f"{where}, beyond the range tested"
+
+
+def _verb(word: str) -> str:
+    return {"died": "die", "collapsed": "collapse"}.get(word, "die or collapse")
+
+
+def _left_out(runs: pd.DataFrame) -> list[str]:
+    counts = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
+    return [f"Not counted: {', '.join(counts)}."] if counts else []

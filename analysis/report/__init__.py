@@ -1,0 +1,1 @@
+"""Pages and pictures for people: the report on an output folder, the findings, the executed notebooks."""

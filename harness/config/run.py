@@ -1,0 +1,111 @@
+"""One run's configuration, resolved on construction, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from harness import architectures
+from harness.config import ModelConfig
+from harness.config.defaults import (
+    DATASET_FIELDS,
+    DEFAULT_STEPS,
+    OPTIMIZER_FIELDS,
+    SCHEDULE_FIELDS,
+    TRAINING_IMAGES,
+    WARMUP_FIELDS,
+    Problem,
+    complete,
+)
+from harness.config.sections import ComputeConfig, DataConfig, OptimConfig, ProbesConfig, TrainConfig
+from harness.strict import NonNegativeInt, Strict
+
+IDENTITY = ("seed", "model", "data", "optim", "train")
+
+
+class RunConfig(Strict):
+    """One training run."""
+
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, the order of the data and dropout."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    data: DataConfig = DataConfig()
+    """The images."""
+    optim: OptimConfig = OptimConfig()
+    """The optimizer, its schedule and warm-up."""
+    train: TrainConfig = TrainConfig()
+    """Length of the run and checks for death."""
+    probes: ProbesConfig = ProbesConfig()
+    """Instruments; not part of the run's identity."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device and threads; not part of the run's identity."""
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        problems: list[Problem] = []
+        object.__setattr__(self, "data", complete(self.data, DATASET_FIELDS, ("data",), problems))
+        schedule = complete(self.optim.schedule, SCHEDULE_FIELDS, ("optim", "schedule"), problems)
+        warmup = complete(self.optim.warmup, WARMUP_FIELDS, ("optim", "warmup"), problems)
+        optim = complete(self.optim, OPTIMIZER_FIELDS, ("optim",), problems)
+        object.__setattr__(self, "optim", optim.model_copy(update={"schedule": schedule, "warmup": warmup}))
+        if self.train.steps is None and self.train.epochs is None:
+            object.__setattr__(self, "train", self.train.model_copy(update={"steps": DEFAULT_STEPS}))
+        elif self.train.steps is not None and self.train.epochs is not None:
+            problems.append((("train", "epochs"), "steps and epochs are both given; give one"))
+        if warmup.steps is not None and self.train.steps is not None and warmup.steps >= self.train.steps:
+            problems.append(
+                (("optim", "warmup", "steps"), f"{warmup.steps} is not below train.steps = {self.train.steps}")
+            )
+        images = self.data.num_images or TRAINING_IMAGES.get(self.data.name)
+        if images is not None and self.data.batch_size > images:
+            problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
+        if self.data.augment == "inception" and self.data.name != "imagefolder":
+            problems.append((("data", "augment"), "inception is for imagefolder only; allowed: none, crop_flip"))
+        digest, why = _weights_digest(self.model.weights, self.model.weights_sha256)
+        if why:
+            problems.append((("model", "weights"), why))
+        axes, refused = architectures.resolve(self.model.name, self.data.image_size, self.model.model_dump())
+        problems += [(("model", field), message) for field, message in refused]
+        object.__setattr__(self, "model", self.model.model_copy(update=axes | {"weights_sha256": digest}))
+        if problems:
+            raise ValidationError.from_exception_data(
+                "RunConfig",
+                [
+                    InitErrorDetails(type=PydanticCustomError("unusable", "{why}", {"why": why}), loc=loc, input=None)
+                    for loc, why in problems
+                ],
+            )
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the whole resolved training configuration, 12 hexadecimal digits.
+
+        Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
+        and devices are left out; a file of weights counts by its content.
+        """
+        training = self.model_dump(mode="json", include=set(IDENTITY))
+        del training["model"]["weights"]
+        for field in self.data.access:
+            del training["data"][field]
+        canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None, str | None]:
+    """The digest of a file of weights, and what is wrong with it. A stored run's file may be gone by now."""
+    if path is None:
+        return None, "weights_sha256 needs weights" if expected else None
+    try:
+        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        return expected, None if expected else f"{path} cannot be read: {error.strerror}"
+    if expected not in (None, found):
+        return expected, f"the content of {path} is not what weights_sha256 says"
+    return found, None

@@ -1,0 +1,154 @@
+"""The mirror in wandb, which is never needed: runs, and the report on them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.config import RunConfig
+from harness.located import InputError
+from harness.outcome import Outcome
+from harness.sinks.sink import Histogram
+from harness.store import RunDirectory
+
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """How a run appears in wandb.
+
+    group: the run's grid cell without its seed; tags: among others the sweep's name.
+    """
+
+    mode: WandbMode
+    folder: Path
+    project: str
+    group: str
+    tags: tuple[str, ...]
+
+
+class WandbSink:
+    """Mirrors rows to wandb. When wandb fails in any way, says so once in this process and lets the run go on."""
+
+    wants_histogram = True
+    _complained = False
+
+    def __init__(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
+        self._run: Any = None
+        try:
+            self._wandb: Any = quiet_wandb()
+            # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
+            self._wandb.util.pd_available = False
+            self._run = self._wandb.init(
+                mode=options.mode,
+                dir=str(options.folder),
+                project=options.project,
+                # a run that a `wandb agent` started has its id from the agent
+                id=os.environ.get("WANDB_RUN_ID") or run.run_id,
+                name=f"{options.group} seed={config.seed}",
+                resume="allow",
+                group=options.group,
+                job_type="train",
+                tags=list(options.tags),
+                config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
+                settings=_settings(self._wandb),
+            )
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+        except Exception as error:  # a mirror must never stop the run, whatever breaks in it
+            self._give_up(error)
+
+    def row(self, step: int, metrics: Mapping[str, Any], histogram: Histogram | None) -> None:
+        """Log the row, with the histogram as `prepool/activations`."""
+        if self._run is None:
+            return
+        try:
+            record: dict[str, Any] = {"step": step, **metrics}
+            if histogram is not None:
+                record["prepool/activations"] = self._wandb.Histogram(np_histogram=histogram)
+            self._run.log(record, step=step)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Write the outcome into the summary and finish."""
+        if self._run is None:
+            return
+        try:
+            if outcome is not None:
+                self._run.summary.update({f"outcome/{key}": value for key, value in outcome.as_dict().items()})
+            self._run.finish(exit_code=0 if outcome is not None else 1)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        if not WandbSink._complained:
+            WandbSink._complained = True
+            print(f"wandb failed, the runs go on without it: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def quiet_wandb() -> Any:
+    """The module wandb, which then raises where it would ask for a login."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb
+
+
+def log_report(
+    name: str,
+    figures: Mapping[str, Path],
+    tables: Mapping[str, tuple[list[str], list[list[Any]]]],
+    options: WandbOptions,
+) -> None:
+    """Log a sweep's figures (image files) and tables (columns and rows) as one run of job type `report`.
+
+    Its id is made from the sweep's name, so that a report drawn again takes the place of the one before. Raises
+    InputError where wandb refuses.
+    """
+    try:
+        wandb = quiet_wandb()
+        run = wandb.init(
+            mode=options.mode,
+            dir=str(options.folder),
+            project=options.project,
+            id="report-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)[:100],
+            name=f"report on {name}",
+            resume="allow",
+            group=options.group,
+            job_type="report",
+            tags=list(options.tags),
+            settings=_settings(wandb),
+        )
+        content: dict[str, Any] = {f"report/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+        content |= {
+            f"report/{name}": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+            for name, (columns, rows) in tables.items()
+        }
+        run.log(content)
+        run.finish()
+    except Exception as error:  # whatever breaks in it, the report itself is written
+        raise InputError([f"wandb did not take the report: {type(error).__name__}: {error}"]) from error
+
+
+def _settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        console="off",
+        quiet=True,
+        silent=True,
+        init_timeout=30,
+        x_disable_stats=True,
+        # config.json has the provenance; wandb's own would cost seconds in every first init
+        x_save_requirements=False,
+        x_disable_machine_info=True,
+        disable_git=True,
+        disable_code=True,
+        x_transaction_log_flush_interval=1.0,
+    )

@@ -1,0 +1,87 @@
+"""Rows of metrics as lines of JSON, while a run goes on, and as Parquet, once it is over."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.store.damage import Damaged
+
+if TYPE_CHECKING:
+    pass
+
+
+Row = dict[str, Any]
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """One line of JSON; non-finite numbers as the strings NaN, Infinity, -Infinity (JSON has none)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return value
+
+    return json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False).encode() + b"\n"
+
+
+def decode_row(line: bytes) -> Row:
+    """The row that `encode_row` wrote. Raises ValueError for anything else."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise ValueError("not a row with a step")
+    return {key: _NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def last_values(rows: Iterable[Row]) -> Row:
+    """The last value of each metric, and the last step; -1 where there are no rows."""
+    last: Row = {"step": -1}
+    for row in rows:
+        last |= {key: value for key, value in row.items() if value is not None}
+    return last
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """Rows as the content of a Parquet file, null where a row lacks a metric."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
+    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _column(values: list[Any]) -> Any:
+    """An Arrow array of values of one kind, None where there is none. A metric is whole or real, never both.
+
+    Numbers are put together by hand: pyarrow.array imports pandas, 60 MB in each worker for nothing.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    present = [value for value in values if value is not None]
+    if any(isinstance(value, str | bool) for value in present):
+        return pa.array(values)
+    kind, arrow = (float, pa.float64()) if any(isinstance(v, float) for v in present) else (int, pa.int64())
+    numbers = np.array([0 if value is None else value for value in values], dtype=kind)
+    there = np.packbits(np.array([value is not None for value in values], dtype=bool), bitorder="little")
+    return pa.Array.from_buffers(arrow, len(values), [pa.py_buffer(there.tobytes()), pa.py_buffer(numbers.tobytes())])
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a Parquet file, a metric that a row lacks left out. Raises Damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, partitioning=None).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise Damaged(path, error) from None
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
