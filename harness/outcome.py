@@ -7,7 +7,7 @@ reading says that at least `SCREEN` of the pre-pool units carry nothing. Step s 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CONSECUTIVE = 3
 """Checks in a row at which every pre-pool unit must be dead."""
@@ -54,6 +54,23 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as stored in outcome.json."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Outcome:
+        """The outcome whose `as_dict` this is. Raises ValueError or TypeError for anything else."""
+        outcome = cls(**plain)
+        allowed = {"outcome": get_args(OutcomeName), "event": get_args(Event)}
+        for name, value in plain.items():
+            if name in allowed:
+                proper = value in allowed[name]
+            elif name == "reason":
+                proper = isinstance(value, str)
+            else:
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                proper = whole or (value is None and name not in ("step", "last_step"))
+            if not proper:
+                raise ValueError(f"{name} is {value!r}")
+        return outcome
 
 
 @dataclass

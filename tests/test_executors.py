@@ -1,13 +1,21 @@
 """Executors: which worker gets which slot, without a GPU."""
 
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.devices import cpu_count, visible_gpus
 from harness.outcome import Detector
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors import _named, _take_slot, worker_slots
+from harness.sweep.executors import _named, _slots_folder, _take_slot, worker_slots
 from harness.sweep.work import Report
 
 
@@ -64,3 +72,68 @@ def test_the_display_counts_in_plain_lines(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "a: x.json: damaged" in out and "failed: b seed=1: ValueError: no" in out
     assert "4/4 runs done (1 before), 0 running, 2 survived, 1 failed" in out
+
+
+def test_the_folder_of_slots_goes_with_its_sweep_and_takes_with_it_what_killed_sweeps_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "from harness.sweep.executors import _slots_folder\n"
+        "with _slots_folder() as folder: print(folder, flush=True); input()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    left = Path(process.stdout.readline().strip())
+    with _slots_folder() as own:
+        assert left.exists(), "its sweep lives"
+        process.kill()
+        process.communicate()
+        assert own.exists()
+    assert not own.exists() and left.exists()
+    with _slots_folder():
+        assert not left.exists()
+
+
+def test_a_worker_whose_sweep_was_killed_while_it_started_ends(tmp_path: Path) -> None:
+    """The signal for a parent's death is set too late when the parent is gone already."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, sys, time\n"
+        "from harness.sweep.executors import _start_worker\n"
+        "parent = int(sys.argv[1])\n"
+        "while os.getppid() == parent: time.sleep(0.01)\n"
+        "_start_worker(sys.argv[2], (None,), parent)\n"
+        "time.sleep(60)\n"
+    )
+    code = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, {str(worker)!r}, str(os.getpid()), {str(tmp_path)!r}])\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 30
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    from harness.files import explain_system
+    from harness.store import RunDirectory
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for use in (lambda: RunDirectory(tmp_path / "run").lock(), _slots_folder):
+        with pytest.raises(OSError) as found, use():
+            pass
+        assert str(tmp_path) in explain_system(found.value) or tempfile.gettempdir() in explain_system(found.value)
+        assert "choose an --out on a local disk" in explain_system(found.value)

@@ -1,16 +1,23 @@
 """The run directory: what is acknowledged is kept, what is damaged is named."""
 
+import contextlib
+import errno
 import json
 import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+import torch
 
-from harness import store
+from harness import files, store
 from harness.config import RunConfig
 from harness.outcome import Detector
 from harness.store import Damaged, Locked, RunDirectory, decode_row, encode_row
@@ -59,7 +66,7 @@ def test_the_outcome_is_there_last_and_makes_the_run_finished(run: RunDirectory)
     assert outcome == OUTCOME
     assert metrics == {"step": 0, "train/loss": 1.5}
     assert not run.file("metrics.jsonl").exists()
-    run.verify()
+    store.verify(run)
 
 
 def test_a_torn_last_line_was_not_acknowledged_and_is_dropped(run: RunDirectory) -> None:
@@ -67,7 +74,7 @@ def test_a_torn_last_line_was_not_acknowledged_and_is_dropped(run: RunDirectory)
     with run.file("metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 1, "x"')
     assert [row["step"] for row in run.rows()] == [0]
-    assert run.reopen() == 0
+    assert [row["step"] for row in run.reopen()] == [0]
     run.append({"step": 1, "x": 2.0})
     assert [row["step"] for row in run.rows()] == [0, 1]
 
@@ -121,7 +128,7 @@ def test_a_damaged_outcome_is_named(run: RunDirectory, content: bytes) -> None:
     run.finish(OUTCOME)
     run.file("outcome.json").write_bytes(content)
     with pytest.raises(Damaged, match=r"outcome\.json"):
-        run.verify()
+        store.verify(run)
 
 
 def test_damaged_sealed_rows_are_named(run: RunDirectory) -> None:
@@ -131,7 +138,7 @@ def test_damaged_sealed_rows_are_named(run: RunDirectory) -> None:
     sealed[len(sealed) // 2] ^= 1
     run.file("metrics.parquet").write_bytes(sealed)
     with pytest.raises(Damaged, match=r"metrics\.parquet"):
-        run.verify()
+        store.verify(run)
 
 
 def test_damaged_open_rows_are_named_with_their_line(run: RunDirectory) -> None:
@@ -139,7 +146,7 @@ def test_damaged_open_rows_are_named_with_their_line(run: RunDirectory) -> None:
     with run.file("metrics.jsonl").open("ab") as file:
         file.write(b"\x00\x00\n")
     with pytest.raises(Damaged, match=r"metrics\.jsonl: damaged: line 2"):
-        run.verify()
+        store.verify(run)
 
 
 def test_what_is_set_aside_is_kept_and_the_run_starts_anew(run: RunDirectory) -> None:
@@ -147,7 +154,7 @@ def test_what_is_set_aside_is_kept_and_the_run_starts_anew(run: RunDirectory) ->
     run.finish(OUTCOME)
     folder = run.set_aside()
     assert run.state() == "pending"
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.parquet", "outcome.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.parquet", "outcome.json"]
     assert run.set_aside() != folder
 
 
@@ -206,5 +213,75 @@ def test_a_finished_run_is_adopted_whole(run: RunDirectory, tmp_path: Path) -> N
     run.finish(OUTCOME)
     other = RunDirectory(tmp_path / "other" / "runs" / run.run_id)
     store.adopt(other, run)
-    other.verify()
+    store.verify(other)
     assert other.state() == "finished" and other.config() == RunConfig.model_validate(tiny().model_dump())
+
+
+class Full:
+    """A disk with room for so many bytes more."""
+
+    def __init__(self, file: IO[bytes], room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 5000])
+def test_a_disk_that_fills_up_in_a_checkpoint_is_named_and_the_old_one_stays(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Torch's own words for it are `unexpected pos`."""
+    run.write_checkpoint({"step": 0, "run_id": run.run_id, "weights": torch.zeros(10)})
+    replacing = files.replacing
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        with replacing(path) as file:
+            yield Full(file, room)
+
+    monkeypatch.setattr("harness.store.run_directory.replacing", full)
+    with pytest.raises(OSError) as found:
+        run.write_checkpoint({"step": 1, "run_id": run.run_id, "weights": torch.zeros(10_000)})
+    words = files.explain_system(found.value)
+    assert words == f"{run.file('checkpoint.pt')}: No space left on device (free some space)"
+    monkeypatch.undo()
+    state = run.checkpoint()
+    assert state is not None and state["step"] == 0
+    assert list(run.path.glob(files.TEMPORARY)) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EROFS, "choose another --out"),
+        (errno.ENOLCK, "local disk"),
+        (errno.EIO, ""),
+    ],
+)
+def test_a_system_error_names_the_file_the_cause_and_the_remedy(number: int, remedy: str) -> None:
+    words = files.explain_system(OSError(number, "x", "out/runs/a/metrics.jsonl"))
+    assert words.startswith(f"out/runs/a/metrics.jsonl: {os.strerror(number)}") and remedy in words
+
+
+def test_a_file_that_may_not_grow_is_named(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal; from pathlib import Path; from harness.store import RunDirectory\n"
+        "from harness.files import explain_system\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "run = RunDirectory(Path('.')); run.append({'step': 0})\n"
+        "try:\n    run.append({'step': 1, 'x' * 200: 1.0})\n    run.append({'step': 2})\n"
+        "except OSError as error: print(explain_system(error))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "metrics.jsonl" in done.stdout

@@ -29,6 +29,7 @@ from harness.store.output_folder import (
 )
 from harness.store.rows import Row, decode_row, encode_row
 from harness.store.run_directory import RunDirectory, State
+from harness.store.verification import verify
 
 __all__ = [
     "Damaged",
@@ -45,6 +46,7 @@ __all__ = [
     "index_row",
     "runs",
     "sweep_text",
+    "verify",
     "write_index",
     "write_sweep_text",
 ]

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.files import named
+
 _ATTEMPTS, _PAUSE = 20, 0.01
 
 
@@ -23,7 +25,7 @@ class Locked(Exception):
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold the lock file until the block ends. Raises Locked, naming the holder, if another process does."""
-    with path.open("a+") as file:
+    with named(path), path.open("a+") as file:
         for attempt in range(1, _ATTEMPTS + 1):  # `is_held` takes it for microseconds; that is no holder
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

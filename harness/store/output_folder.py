@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
-from harness.files import write_atomically
+from harness.files import TEMPORARY, write_atomically
 from harness.store.damage import Damaged
 from harness.store.rows import Row, last_values, to_parquet
 from harness.store.run_directory import RunDirectory
@@ -47,8 +47,9 @@ def by_identity(out: Path) -> dict[str, RunDirectory]:
 def adopt(run: RunDirectory, source: RunDirectory) -> None:
     """Take over a finished run of another output folder, whole or not at all."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = run.path.with_name(f".{run.run_id}.{os.getpid()}.tmp")
-    shutil.copytree(source.path, temporary, ignore=shutil.ignore_patterns("run.lock", "damaged-*"))
+    temporary = run.path.with_name(f".{run.run_id}.{uuid.uuid4().hex[:12]}.tmp")
+    shutil.copytree(source.path, temporary, ignore=shutil.ignore_patterns("*.lock", "damaged-*", TEMPORARY))
+    RunDirectory(temporary).rename_to(run.run_id)
     try:
         temporary.rename(run.path)
     except OSError:  # somebody made it meanwhile

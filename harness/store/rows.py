@@ -7,15 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.store.damage import Damaged
 
-if TYPE_CHECKING:
-    pass
-
-
 Row = dict[str, Any]
+_PLAIN = (int, float, str, bool, type(None))
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -33,8 +30,12 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 def decode_row(line: bytes) -> Row:
     """The row that `encode_row` wrote. Raises ValueError for anything else."""
     row = json.loads(line)
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    step = row.get("step") if isinstance(row, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
         raise ValueError("not a row with a step")
+    for name, value in row.items():
+        if not isinstance(value, _PLAIN):
+            raise ValueError(f"{name} is {type(value).__name__}, not a number")
     return {key: _NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
 
 

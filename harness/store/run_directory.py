@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from harness.config import RunConfig
-from harness.files import replacing, write_atomically
+from harness.files import TEMPORARY, named, numbered, replacing, write_atomically
 from harness.outcome import Outcome
 from harness.store.damage import Damaged
 from harness.store.lock import held, is_held
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
 
 
 State = Literal["pending", "running", "finished", "failed"]
-_DATA_FILES = ("timelines.npz", "outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt")
+FILES = ("timelines.npz", "outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt", "config.json",
+         "failure.json", "evaluations.json")  # fmt: skip
+"""Every file of a run, its lock apart."""
+_SEALED = ("timelines.npz", "checkpoint.pt")
+"""Files of a finished run whose content its outcome.json vouches for, beside the rows."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,18 @@ class RunDirectory:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Own the run until the block or the process ends, however it ends. Raises Locked if another process does."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
         with held(self.file("run.lock")):
             yield
+
+    def _make(self) -> None:
+        """Make the folder; what else stands in its place or in that of its lock is moved out of the way."""
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            self.path.rename(numbered(self.path.with_name(f".{self.run_id}.damaged")))
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.file("run.lock")
+        if os.path.lexists(lock) and not lock.is_file():
+            lock.rename(numbered(self.file("run.lock.damaged")))
 
     def is_locked(self) -> bool:
         """Whether a living process works on this run."""
@@ -76,8 +92,13 @@ class RunDirectory:
             before = self.provenance()
             if self.file("metrics.jsonl").exists() or self.file("checkpoint.pt").exists():
                 origin = before | {"continued": [*before.get("continued", []), origin]}
-        content = {"config": config.model_dump(mode="json"), "provenance": origin}
+        content = {"run_id": self.run_id, "config": config.model_dump(mode="json"), "provenance": origin}
         write_atomically(self.file("config.json"), json.dumps(content, indent=1).encode())
+
+    def rename_to(self, run_id: str) -> None:
+        """Let the configuration say that it is that of a run of another name."""
+        path = self.file("config.json")
+        write_atomically(path, json.dumps(json.loads(path.read_bytes()) | {"run_id": run_id}, indent=1).encode())
 
     def config(self) -> RunConfig:
         """The run's configuration, resolved anew. Raises Damaged."""
@@ -91,31 +112,36 @@ class RunDirectory:
         path = self.file("config.json")
         try:
             content = json.loads(path.read_bytes())
-            return RunConfig.model_validate(content["config"]), dict(content["provenance"])
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            config, origin, of = content["config"], dict(content["provenance"]), content.get("run_id", self.run_id)
+            if of != self.run_id:
+                raise Damaged(path, f"it is that of run {of}")
+            return RunConfig.model_validate(config), origin
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
             raise Damaged(path, error) from None
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row, `step` and metrics by name. When this returns, the row survives the death of this process."""
-        data = encode_row(row)
-        descriptor = os.open(self.file("metrics.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(descriptor, data)
-            if written != len(data):
-                raise OSError(
-                    f"{self.file('metrics.jsonl')}: only {written} of {len(data)} bytes of a row were written"
-                )
-        finally:
-            os.close(descriptor)
+        """Add a row, `step` and metrics by name. When this returns, the row survives the death of this process.
+
+        A line says whose it is, so that another run's rows are known as such.
+        """
+        data, path = encode_row({**row, "run_id": self.run_id}), self.file("metrics.jsonl")
+        with named(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                written = os.write(descriptor, data)
+                if written != len(data):  # the rest of the line did not fit
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)
 
     def rows(self) -> list[Row]:
         """Every row in order of its step, a metric that a row lacks left out. Raises Damaged."""
         sealed = self.file("metrics.parquet")
         if sealed.exists() and self.file("outcome.json").exists():
             return read_parquet(sealed)
-        return self._open_rows()
+        return self.open_rows()
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows in columns, null where a row lacks a metric; of `columns`, where given, those that the run has.
@@ -135,53 +161,77 @@ class RunDirectory:
                     raise Damaged(path, "its content is not what was sealed")
             else:
                 path = self.file("metrics.jsonl")
-                content = to_parquet(self._open_rows())
+                content = to_parquet(self.open_rows())
             names = None if columns is None else list(columns)
             return pq.ParquetFile(pa.BufferReader(content)).read(names, use_threads=False)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise Damaged(path, error) from None
 
-    def _open_rows(self) -> list[Row]:
+    def open_rows(self) -> list[Row]:
+        """The rows of a run that goes on, in the order in which they were written.
+
+        Raises Damaged for a line that is none of this run's rows, or whose step is not above that of the line before.
+        """
         path = self.file("metrics.jsonl")
-        if not path.exists():
-            return []
-        rows: list[Row] = []
         try:
             lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
         except OSError as error:
             raise Damaged(path, error.strerror) from None
+        rows: list[Row] = []
         for number, line in enumerate(lines[:-1], 1):
             try:
-                rows.append(decode_row(line))
-            except ValueError as error:
+                row = decode_row(line)
+            except (ValueError, RecursionError) as error:
                 raise Damaged(path, f"line {number}: {error}") from None
+            if (of := row.pop("run_id", self.run_id)) != self.run_id:
+                raise Damaged(path, f"line {number}: a row of run {of}")
+            if rows and row["step"] <= rows[-1]["step"]:
+                raise Damaged(path, f"line {number}: step {row['step']} after step {rows[-1]['step']}")
+            rows.append(row)
         return rows
 
-    def reopen(self) -> int:
-        """Make the open rows ready for more: drop a torn last line, which nobody was told of. Gives the last step.
+    def reopen(self) -> list[Row]:
+        """The open rows, made ready for more: a torn last line, which nobody was told of, is dropped.
 
-        A run that continues repeats the steps after its checkpoint; its rows up to that last step are there already.
-        Gives -1 when there are no rows. Raises Damaged.
+        A run that continues repeats the steps after its checkpoint; its rows up to the last step are there already.
+        Raises Damaged.
         """
-        rows = self._open_rows()
+        rows = self.open_rows()
         path = self.file("metrics.jsonl")
         if path.exists():
             data = path.read_bytes()
             if not data.endswith(b"\n") and data:
                 write_atomically(path, data[: data.rfind(b"\n") + 1])
-        return rows[-1]["step"] if rows else -1
+        return rows
+
+    def drop_rows(self, step: int) -> None:
+        """Forget the open rows from a step on, which are to be made anew in another way. Raises Damaged."""
+        rows = self.reopen()
+        kept = sum(row["step"] < step for row in rows)
+        if kept < len(rows):
+            lines = self.file("metrics.jsonl").read_bytes().splitlines(keepends=True)
+            write_atomically(self.file("metrics.jsonl"), b"".join(lines[:kept]))
 
     # -- checkpoint ----------------------------------------------------------------------------------------------
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint by `state`: nested mappings and lists of tensors and plain values."""
+        """Replace the checkpoint by `state`: nested mappings and lists of tensors and plain values, `step` among them.
+
+        The open rows that there are belong to it: `verify` holds them against it before the run continues.
+        """
         import torch
 
         with replacing(self.file("checkpoint.pt")) as file:
-            torch.save(dict(state), file)
+            remembering = _Remembering(file)
+            try:
+                torch.save({**state, "rows": self._rows_so_far()}, remembering)  # type: ignore[arg-type]
+            except RuntimeError:  # torch's "unexpected pos" hides the disk's own error
+                raise remembering.error or sys.exception() from None  # type: ignore[misc]
 
     def checkpoint(self) -> dict[str, Any] | None:
-        """The latest checkpoint, on the CPU, or None. Raises Damaged."""
+        """The latest checkpoint, on the CPU, or None. Raises Damaged, also for another run's."""
         import torch
 
         path = self.file("checkpoint.pt")
@@ -190,10 +240,24 @@ class RunDirectory:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # zip, pickle and runtime errors of many kinds
-            raise Damaged(path, str(error).split("\n")[0]) from None
+            why = str(error).split("\n")[0] or type(error).__name__
+            raise Damaged(path, why if path.stat().st_size else "empty") from None
         if not isinstance(state, dict):
             raise Damaged(path, "not a mapping")
+        step, of = state.get("step"), state.get("run_id")
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise Damaged(path, "a checkpoint without a step")
+        if of != self.run_id and of != self.config().run_id:
+            raise Damaged(path, f"it is that of run {of}")
         return state
+
+    def _rows_so_far(self) -> dict[str, Any]:
+        """How long the open rows are, in bytes, and their digest."""
+        try:
+            content = self.file("metrics.jsonl").read_bytes()
+        except FileNotFoundError:
+            content = b""
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     # -- timelines of unit deaths --------------------------------------------------------------------------------
 
@@ -218,7 +282,7 @@ class RunDirectory:
                     found.setdefault(name, {})[key] = arrays[full_name]
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise Damaged(path, error) from None
         return found
 
@@ -226,42 +290,38 @@ class RunDirectory:
 
     def finish(self, outcome: Outcome) -> None:
         """Seal the rows and write the outcome, which makes the run finished."""
-        rows = self._open_rows()
+        rows = self.open_rows()
         sealed = to_parquet(rows)
         write_atomically(self.file("metrics.parquet"), sealed)
         content = outcome.as_dict() | {
             "metrics": json.loads(encode_row(last_values(rows))),
             "metrics_sha256": hashlib.sha256(sealed).hexdigest(),
+            "sealed": {name: seal_of(self.file(name)) for name in _SEALED if self.file(name).exists()},
         }
         write_atomically(self.file("outcome.json"), json.dumps(content, indent=1).encode())
         self.file("metrics.jsonl").unlink(missing_ok=True)
 
     def outcome(self) -> tuple[Outcome, Row]:
         """The outcome and the last value of each metric. Raises Damaged."""
+        content = self.sealed_outcome()
+        try:
+            metrics = content.pop("metrics")
+            metrics = last_values([]) if metrics == {"step": -1} else decode_row(json.dumps(metrics).encode())
+            plain = {name: value for name, value in content.items() if name not in ("metrics_sha256", "sealed")}
+            return Outcome.from_dict(plain), metrics
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(self.file("outcome.json"), error) from None
+
+    def sealed_outcome(self) -> dict[str, Any]:
+        """All that outcome.json holds: the outcome, the last metrics, and what it vouches for. Raises Damaged."""
         path = self.file("outcome.json")
         try:
             content = json.loads(path.read_bytes())
-            metrics = decode_row(json.dumps(content.pop("metrics")).encode())
-            content.pop("metrics_sha256")
-            return Outcome(**content), metrics
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Damaged(path, error) from None
-
-    def verify(self) -> None:
-        """Read what the run holds. Raises Damaged if an outcome, its sealed rows, open rows or configuration are."""
-        if self.file("outcome.json").exists():
-            self.outcome()
-            expected = json.loads(self.file("outcome.json").read_bytes())["metrics_sha256"]
-            sealed = self.file("metrics.parquet")
-            try:
-                found = hashlib.sha256(sealed.read_bytes()).hexdigest()
-            except OSError as error:
-                raise Damaged(sealed, error.strerror) from None
-            if found != expected:
-                raise Damaged(sealed, "its content is not what was sealed")
-            self.config()
-        else:
-            self._open_rows()
+        if not isinstance(content, dict) or not isinstance(content.get("metrics_sha256"), str):
+            raise Damaged(path, "not an outcome with the digest of its rows")
+        return content
 
     def add_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Keep an evaluation of the run's network (`harness evaluate`) beside those before it."""
@@ -298,12 +358,41 @@ class RunDirectory:
         self.file("failure.json").unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Move the run's outcome, rows and checkpoint into a numbered folder inside it, so that it can be repeated."""
-        number = 1
-        while (folder := self.path / f"damaged-{number}").exists():
-            number += 1
+        """Move all that the run holds into a numbered folder inside it, so that it can be repeated from the start."""
+        folder = numbered(self.file("damaged"))
         folder.mkdir(parents=True)
-        for name in _DATA_FILES:
+        for name in FILES:
             with contextlib.suppress(FileNotFoundError):
                 self.file(name).rename(folder / name)
         return folder
+
+    def sweep_out(self) -> None:
+        """Remove what killed processes were writing. Only for the process that holds the lock."""
+        for left in self.path.glob(TEMPORARY):
+            left.unlink(missing_ok=True)
+
+
+def seal_of(path: Path) -> dict[str, Any]:
+    """What tells whether a file is still the same: its size, time of change and digest."""
+    stat = path.stat()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
+
+
+class _Remembering:
+    """A file to write that remembers the system's error, which torch.save replaces by one of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

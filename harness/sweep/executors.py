@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import gc
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from harness.devices import cpu_count
+from harness.files import named
 from harness.store import RunDirectory
 from harness.sweep.work import Report, Task, Terminated, failed, work
 
@@ -56,11 +58,11 @@ def local(tasks: Sequence[Task], display: Display, slots: Sequence[str | None]) 
     """
     from pebble import ProcessPool
 
-    with tempfile.TemporaryDirectory(prefix="harness-slots-") as folder:
+    with _slots_folder() as folder:
         pool = ProcessPool(
             max_workers=min(len(slots), len(tasks)),
             initializer=_start_worker,
-            initargs=(folder, tuple(slots)),
+            initargs=(str(folder), tuple(slots), os.getpid()),
             context=_spawn(),
         )
         try:
@@ -114,15 +116,34 @@ def _spawn() -> Any:
     return multiprocessing.get_context("spawn")
 
 
+_SLOTS, _OWNER = "harness-slots-", "owner"
+
+
+@contextlib.contextmanager
+def _slots_folder() -> Iterator[Path]:
+    """A folder for the locks of worker slots. Those that killed sweeps have left are removed on the way."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SLOTS}*"):
+        with contextlib.suppress(OSError), (left / _OWNER).open("r+") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_SLOTS) as name, (Path(name) / "new").open("w") as owner:
+        with named(Path(name)):
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        (Path(name) / "new").rename(Path(name) / _OWNER)  # seen only when it is locked
+        yield Path(name)
+
+
 _slot_lock: IO[str] | None = None
 
 
-def _start_worker(folder: str, slots: tuple[str | None, ...]) -> None:
-    """Prepare a worker process: take a free slot, one thread, and end when the sweep's process ends."""
+def _start_worker(folder: str, slots: tuple[str | None, ...], parent: int) -> None:
+    """Prepare a worker process: take a free slot, one thread, and end when the sweep's process `parent` ends."""
     global _slot_lock
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which stops its workers
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before the line above: nobody would end this process
+        os._exit(1)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     slot, _slot_lock = _take_slot(Path(folder), slots)
     if slot is not None:

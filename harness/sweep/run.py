@@ -132,7 +132,7 @@ def check_inputs(configs: Sequence[RunConfig]) -> None:
 def _finished(run: RunDirectory) -> bool:
     """Whether the run is finished and nothing of it damaged; a damaged one is work, which repairs it."""
     try:
-        run.verify()
+        store.verify(run)
     except Damaged:
         return False
     return run.state() == "finished"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness import distributed
+from harness import distributed, store
 from harness.config import RunConfig
+from harness.files import explain_system
 from harness.outcome import Outcome
 from harness.store import Damaged, Locked, RunDirectory
 
@@ -58,16 +59,22 @@ def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> 
         if distributed.rank() > 0:
             return _follow(task, run)
         with run.lock():
+            run.sweep_out()
             try:
-                run.verify()
-                if run.state() != "finished":
-                    run.checkpoint()
+                store.verify(run)
             except Damaged as damage:
-                notes.append(f"{damage}; set aside in {run.set_aside().name}/, and the run is repeated")
-            if run.state() != "finished":
-                return Report(run.run_id, "finished", outcome=_train(task, run, extra_sinks), notes=tuple(notes))
-            distributed.agreed(False)
-            return Report(run.run_id, "finished", outcome=run.outcome()[0], notes=tuple(notes))
+                notes.append(_set_aside(run, damage))
+            if run.state() == "finished":
+                distributed.agreed(False)
+                return Report(run.run_id, "finished", outcome=run.outcome()[0], notes=tuple(notes))
+            try:
+                outcome = _train(task, run, extra_sinks)
+            except Damaged as damage:  # seen only when the steps after the checkpoint were done again
+                notes.append(_set_aside(run, damage))
+                if distributed.world_size() > 1:  # the other ranks are in the middle of a step
+                    raise
+                outcome = _train(task, run, extra_sinks)
+            return Report(run.run_id, "finished", outcome=outcome, notes=tuple(notes))
     except Locked as locked:
         distributed.agreed(False)
         return Report(run.run_id, "busy", str(locked))
@@ -79,15 +86,20 @@ def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> 
         return failed(run, error, notes)
 
 
+def _set_aside(run: RunDirectory, damage: Damaged) -> str:
+    return f"{damage}; set aside in {run.set_aside().name}/, and the run is repeated"
+
+
 def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -> Report:
     """Record a failure in the run's folder, as far as the disk allows, and report it."""
-    reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    words = explain_system(error) if isinstance(error, OSError) else str(error)
+    reason = f"{type(error).__name__}: {words}".strip().removesuffix(":")
     if distributed.world_size() > 1:
         reason = f"rank {distributed.rank()}: {reason}"
     try:
         run.fail(reason, "".join(traceback.format_exception(error)))
     except OSError as problem:
-        reason += f" (and its failure could not be written: {problem})"
+        reason += f" (and its failure could not be written: {explain_system(problem)})"
     return Report(run.run_id, "failed", reason, notes=tuple(notes))
 
 
@@ -98,6 +110,13 @@ def _follow(task: Task, run: RunDirectory) -> Report:
     if not distributed.agreed(None):
         return Report(run.run_id, "finished")
     return Report(run.run_id, "finished", outcome=train(task.config, run))
+
+
+def _forget_other_rows(run: RunDirectory, config: RunConfig) -> None:
+    """Drop the rows after the checkpoint where the instruments have changed since: they are made anew, as asked."""
+    if run.file("metrics.jsonl").exists() and run.file("config.json").exists() and run.config().probes != config.probes:
+        checkpoint = run.checkpoint()
+        run.drop_rows(checkpoint["step"] if checkpoint else 0)
 
 
 def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sink]]) -> Outcome:
@@ -113,6 +132,7 @@ def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sin
         import torch
 
         name = torch.cuda.get_device_name(device)
+    _forget_other_rows(run, task.config)
     run.write_config(task.config, provenance(f"{device.type}: {name}", task.command))
 
     distributed.agreed(True)

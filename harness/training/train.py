@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from harness.devices import pick_device
 from harness.outcome import Outcome
 from harness.sinks.sink import Sink
 from harness.sinks.store import StoreSink
-from harness.store import RunDirectory
+from harness.store import Damaged, RunDirectory
 from harness.training.trainer import Trainer
 from harness.training.watch import Watch
 
@@ -26,7 +26,7 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
 
     `mirrors` makes further sinks once the run is ready. Step s of a row means: after s updates of the weights. Under
     torchrun every rank calls this; each trains on its part of the batch, and only rank 0 writes.
-    Raises Damaged for a checkpoint that cannot be used.
+    Raises Damaged for a checkpoint, or rows after it, that cannot be used.
     """
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
@@ -34,9 +34,9 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
     trainer = Trainer.new(config, data, device)
     checkpoint = run.checkpoint()
     if checkpoint is not None:
-        trainer.restore(checkpoint)
+        restore(run, trainer, checkpoint)
     writes = distributed.rank() == 0
-    sinks: list[Sink] = [StoreSink(run), *mirrors()] if writes else []
+    sinks: list[Sink] = [StoreSink(run, trainer.step), *mirrors()] if writes else []
     outcome = None
     try:
         batches = data.batches(config.seed, trainer.step, distributed.rank(), distributed.world_size())
@@ -64,6 +64,15 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
         for sink in reversed(sinks):  # the outcome file comes last
             sink.close(outcome)
     return outcome
+
+
+def restore(run: RunDirectory, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Take over a checkpoint. Raises Damaged where it is not one of this network and optimizer."""
+    try:
+        trainer.restore(checkpoint)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Damaged(run.file("checkpoint.pt"), f"not of this run's network and optimizer: {why}") from None
 
 
 def save(run: RunDirectory, trainer: Trainer) -> None:
