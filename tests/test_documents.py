@@ -151,7 +151,7 @@ def missing_files(document: Document) -> Iterator[str]:
     for name in re.findall(r"(?<![\w./\-*])\.?[\w*][\w.*\-]*(?:/[\w.*\-]+)*/?", text):
         name = name.rstrip(".-")
         if (name.split("/")[0] in ROOMS and "/" in name) or Path(name.rstrip("/")).suffix in KINDS:
-            name = PLACEHOLDERS.sub("*", name)
+            name = PLACEHOLDERS.sub("*", name).rstrip("/")
             if not (exists(ROOT, name) or exists(document.folder, name) or name in {path.name for path in files()}):
                 yield name
     for title in re.findall(r"\b([A-Z]{4,}) \d+\.\d", text):  # a section of a document
