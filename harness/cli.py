@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from harness import __version__
 from harness.located import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness", description="Makes wide residual networks die, and says which units died when."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
@@ -66,6 +68,17 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(call=call)
         return sub
+
+    quickstart = command(
+        "quickstart",
+        _quickstart,
+        "train the sweep that comes with the package and draw its report; again: continue it",
+        "harness quickstart --out out/quickstart",
+    )
+    quickstart.add_argument(
+        "--out", type=Path, default=Path("out/quickstart"), metavar="DIR", help="output folder (default: %(default)s)"
+    )
+    quickstart.add_argument("--dry-run", action="store_true", help="list the runs and what each would train")
 
     run = command("run", _run, "train one run", "harness run model.width=0.125 model.residual_scale=0.1 optim.lr=0.5")
     run.add_argument(
@@ -101,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         "claims", _claims, "judge the claims by the results of sweeps", "harness claims experiments/results/*"
     )
     claims.add_argument(
-        "dirs", nargs="+", type=Path, metavar="DIR", help="output folders of sweeps, or compact results of them"
+        "dirs",
+        nargs="*",
+        type=Path,
+        metavar="DIR",
+        help="output folders of sweeps, or compact results of them (default: the results that come with the package)",
     )
     form = claims.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="every number and rule, as one JSON list")
@@ -181,6 +198,15 @@ def _count(text: str) -> int:
     return number
 
 
+def _quickstart(options: argparse.Namespace) -> int:
+    from harness.shipped import quickstart
+
+    sweep = ["sweep", str(quickstart()), "--out", str(options.out)]
+    if options.dry_run:
+        return main([*sweep, "--dry-run"])
+    return main(sweep) or main(["report", str(options.out)])
+
+
 def _run(options: argparse.Namespace) -> int:
     from harness.sweep.single import run_single
 
@@ -245,11 +271,12 @@ def _claims(options: argparse.Namespace) -> int:
     from analysis.claims import CLAIMS, judge, scoreboard
     from analysis.frames.results import read_all
     from analysis.report.findings import save
+    from harness import shipped
     from harness.sweep.run import sweep_configs
 
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
-        results = read_all(options.dirs, sweep_configs)
+        results = read_all(options.dirs or shipped.results(), sweep_configs)
     for warning in damaged:
         print(warning.message, file=sys.stderr)
     if options.save is not None:

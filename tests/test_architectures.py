@@ -49,7 +49,7 @@ def test_nothing_here_imports_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# Widths and grids (ARCHITECTURES 1.4, 2.2, 7.1, 7.2).
+# Widths and grids (harness/architectures/README.md).
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_cifar_nets_have_one_stem(name: str) -> None:
     assert refusal(name, 32, stem="small")[0] == "stem"
 
 
-# Kernel order (ARCHITECTURES 1.6).
+# Kernel order (harness/architectures/README.md).
 
 
 def kernels(module: architectures.Module, branch: int) -> list[str]:
@@ -377,7 +377,7 @@ def test_what_is_not_refused_has_filters_everywhere(name: str, size: int, width:
     assert (fewest >= 1) == (problems == [])
 
 
-# The event that is a network's death (SCIENCE.md).
+# The event that is a network's death (experiments/QUESTION.md).
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def outputs(model: nn.Module, modules: list[nn.Module], batch: Tensor) -> list[t
     return [seen[module] for module in modules]
 
 
-# Golden counts (ARCHITECTURES 1.4, 2.2 to 2.5, 7.1, 7.2): parameters with and without BN gamma, MACs, convolutions.
+# Golden counts (harness/architectures/README.md): parameters with and without BN gamma, MACs, convolutions.
 
 
 @pytest.mark.parametrize(

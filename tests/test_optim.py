@@ -1,4 +1,4 @@
-"""RMSProp with TF's semantics against the golden vectors of ARCHITECTURES 4.2, and the schedules."""
+"""RMSProp with TF's semantics against golden vectors (harness/optim/README.md), and the schedules."""
 
 import subprocess
 import sys

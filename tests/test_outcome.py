@@ -1,4 +1,4 @@
-"""Died, collapsed, diverged, survived: the definitions of SCIENCE.md, check by check."""
+"""Died, collapsed, diverged, survived: the definitions of experiments/QUESTION.md, check by check."""
 
 import json
 

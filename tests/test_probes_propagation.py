@@ -1,4 +1,4 @@
-"""Signal propagation at initialisation against the formulas of SCIENCE.md, on stacks without a ReLU after the sum."""
+"""Signal propagation at initialisation against the formulas of QUESTION.md, on stacks without a ReLU after the sum."""
 
 from __future__ import annotations
 

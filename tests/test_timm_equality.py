@@ -13,7 +13,7 @@ from harness.models.weights import timm_keys
 
 timm = pytest.importorskip("timm")
 
-# Ours, timm's, tensors in timm's state dict (ARCHITECTURES 2.4).
+# Ours, timm's, tensors in timm's state dict (harness/architectures/README.md).
 NETS = [
     ("inception_resnet_v2_released", "inception_resnet_v2", 1306),
     ("inception_v4", "inception_v4", 896),
