@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from analysis.figures import dead_units, signal, style
 from analysis.frames.load import load
-from analysis.frames.selection import representatives
 from analysis.report import drawings, report
 from analysis.report.layers import read_layers
 from analysis.statistics import unit_deaths
@@ -304,18 +303,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(out, seed, 0.1, survived(), {"prepool": ["....."]})
     write_run(out, config(scale=0.3), survived())
     return out
-
-
-def test_the_runs_shown_cover_levels_and_outcomes_and_prefer_the_dead(folder: Path) -> None:
-    runs = load(folder)
-    some = runs[runs["model.residual_scale"] != 0.3]
-    picked = representatives(some, 4)
-    assert [(run["model.residual_scale"], run["outcome"], run["seed"]) for run in picked.to_dict("records")] == [
-        (0.1, "survived", 0),
-        (1.0, "died", 1),
-    ]
-    assert len(representatives(some, most=1)) == 1 and representatives(some, most=1)["outcome"].item() == "died"
-    assert len(representatives(some.iloc[:0], 4)) == 0
 
 
 def test_what_is_inside_counts_every_run_and_shows_a_few(folder: Path) -> None:
