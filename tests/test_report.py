@@ -9,8 +9,9 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 from analysis.load import DamagedRuns
@@ -181,7 +182,7 @@ def test_texts_are_shown_as_they_are_and_are_neither_markup_nor_template(tmp_pat
     run = write_run(out, config(seed=0), survived())
     run.write_config(config(seed=0), {EVIL: EVIL})
     write_run(out, config(seed=1), None, failure=EVIL)
-    write_run(out, config(seed=2), survived()).path.rename(out / "runs" / EVIL.replace("/", "|"))
+    write_run(out, config(seed=2), survived(), name=f"{EVIL.replace('/', '|')} #?%20")
     damaged = write_run(out, config(seed=3), survived()).path.rename(out / "runs" / "<i>{{ 7 * 7 }}")
     (damaged / "config.json").write_text("{")
     store.write_sweep_text(out, EVIL)
@@ -192,7 +193,7 @@ def test_texts_are_shown_as_they_are_and_are_neither_markup_nor_template(tmp_pat
     assert not page.open, "every tag is closed"
     assert page.table("what")[0] == {"what": EVIL, "value": EVIL}
     assert page.table("reason")[0]["reason"] == EVIL
-    assert EVIL.replace("/", "|") in [line["run"] for line in page.table("outcome")]
+    assert f"{EVIL.replace('/', '|')} #?%20" in [line["run"] for line in page.table("outcome")]
     assert f"Report on {out.name}" in page.words
     assert f"{damaged.name}/config.json: damaged" in page.words
     assert page.words.count(EVIL) == 4, "as provenance (name and value), reason, and sweep file"
@@ -214,16 +215,13 @@ def test_every_text_of_a_page_is_escaped() -> None:
     assert not PageReader(text).open
 
 
-@pytest.mark.parametrize("name", [b"non\xffutf", b"runs \xe9"])
-def test_names_and_messages_that_are_no_utf8_are_shown(tmp_path: Path, name: bytes) -> None:
-    out = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
-    run = write_run(out, config(seed=0), None, failure="half a pair: \ud83d")
-    run.path.rename(out / "runs" / os.fsdecode(name))
-    page = read(report.write(out))
-    assert page.table("reason")[0]["reason"] == "half a pair: \\ud83d"
-    assert repr(os.fsdecode(name))[1:-1] in page.words
-    linked = {unquote_to_bytes(link) for link in page.links if link.startswith("runs/")}
-    assert linked == {b"runs/" + name + b"/"}
+def test_messages_and_names_that_are_no_utf8_are_shown_with_escapes_and_linked_by_their_bytes(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), None, failure="half a pair: \ud83d")
+    assert read(report.write(tmp_path)).table("reason")[0]["reason"] == "half a pair: \\ud83d"
+    page = report.Report(tmp_path, os.fsdecode(b"non\xffutf"), {}, {}).save()
+    assert page.read_bytes() == b"non\\udcffutf"
+    other = pd.DataFrame([{"run_id": os.fsdecode(b"run \xff"), "state": "failed", "last_step": 1}])
+    assert tables.of_others(other).rows[0][0].href == "runs/run%20%FF/"
 
 
 def test_a_very_long_name_has_a_page(tmp_path: Path) -> None:
