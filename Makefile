@@ -16,7 +16,7 @@ quickstart: $(USER_READY)
 	@$(MAKE) --no-print-directory $(QUICKSTART)/report.html
 
 # Drawn again when a run or what draws it has changed.
-$(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(shell find analysis -name '*.py')
+$(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(shell find analysis -type f -not -name '*.pyc')
 	$(BIN)/harness report $(QUICKSTART)
 
 test: $(DEV_READY)

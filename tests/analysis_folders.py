@@ -77,9 +77,14 @@ def rows(units: int, end: Outcome, every: int = 10, alive_share: float = 0.1) ->
         yield row
 
 
-def write_run(out: Path, run: RunConfig, end: Outcome | None, failure: str | None = None) -> RunDirectory:
-    """A run that finished with `end`, or one that failed or is still to be continued where there is none."""
-    directory = RunDirectory(out / "runs" / run.run_id)
+def write_run(
+    out: Path, run: RunConfig, end: Outcome | None, failure: str | None = None, name: str = ""
+) -> RunDirectory:
+    """A run that finished with `end`, or one that failed or is still to be continued where there is none.
+
+    `name` is that of its folder, where it is not that of its configuration, as with a run of an older version.
+    """
+    directory = RunDirectory(out / "runs" / (name or run.run_id))
     with directory.lock():
         directory.write_config(run, PROVENANCE)
         for row in rows(round(run.model.width * 2080), end or survived(50)):

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from analysis.figures import dead_units, signal, style
 from analysis.frames.load import load
-from analysis.report import report
-from analysis.report.inside import choose, read_inside
+from analysis.report import drawings, report
+from analysis.report.layers import read_layers
 from analysis.statistics import unit_deaths
 from harness.located import InputError
 from harness.outcome import Outcome
@@ -305,36 +305,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_runs_shown_cover_levels_and_outcomes_and_prefer_the_dead(folder: Path) -> None:
-    runs = load(folder)
-    some = runs[runs["model.residual_scale"] != 0.3]
-    picked = choose(some)
-    assert [(run["model.residual_scale"], run["outcome"], run["seed"]) for run in picked.to_dict("records")] == [
-        (0.1, "survived", 0),
-        (1.0, "died", 1),
-    ]
-    assert len(choose(some, most=1)) == 1 and choose(some, most=1)["outcome"].item() == "died"
-    assert len(choose(some.iloc[:0])) == 0
-
-
 def test_what_is_inside_counts_every_run_and_shows_a_few(folder: Path) -> None:
-    found = read_inside(folder, load(folder))
-    assert found is not None and found.read == 4 and len(found.shown) == 2 and not found.damaged
+    found = read_layers(folder, load(folder))
+    assert found is not None and found.count == 4 and len(found.rows) == 2 and not found.damaged
     assert "Shown: 2 of 4 runs with readings of layers" in found.choice
     assert list(found.cells) == ["residual scale α = 0.1, 2 seeds", "residual scale α = 1, 2 seeds"]
     assert [frame["run_id"].nunique() for frame in (*found.cells.values(), *found.rows.values())] == [2, 2, 1, 1]
     assert list(found.rows)[1] == "residual scale α = 1, seed 1: died at step 40"
     assert len(found.losses[1.0]) == 4 and set(found.losses[1.0]["set"]) == {"batch"}
-    drawn = dict(found.figures())
+    drawn = dict(drawings.of_layers(found))
     assert list(drawn) == ["propagation", "layer_deaths", "unit_deaths", "update_ratios"]
     assert all("Shown: 2 of 4 runs" in style.caption_of(figure) for figure in drawn.values())
 
 
 def test_the_first_layer_to_die_is_drawn_where_it_is_not_the_prepool_one(tmp_path: Path) -> None:
     write(tmp_path, 0, 1.0, died(40), DYING | {"layer/stem.activation": ["..###", ".####"]})
-    found = read_inside(tmp_path, load(tmp_path))
+    found = read_layers(tmp_path, load(tmp_path))
     assert found is not None and found.choice == ""
-    assert "2 of 2 units of stem (" in style.caption_of(dict(found.figures())["unit_deaths_first"])
+    assert "2 of 2 units of stem (" in style.caption_of(dict(drawings.of_layers(found))["unit_deaths_first"])
 
 
 def test_the_report_has_a_section_on_the_networks(folder: Path) -> None:
@@ -357,7 +345,7 @@ def test_the_report_has_a_section_on_the_networks(folder: Path) -> None:
 
 def test_a_report_without_readings_of_layers_has_no_such_section(tmp_path: Path) -> None:
     write_run(tmp_path, config(), died(40))
-    assert read_inside(tmp_path, load(tmp_path)) is None
+    assert read_layers(tmp_path, load(tmp_path)) is None
     assert "Inside the networks" not in read(report.write(tmp_path)).words
 
 

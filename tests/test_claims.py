@@ -428,6 +428,38 @@ def test_make_claims_runs_every_sweep_of_the_claims() -> None:
     assert sorted(listed.replace("\\", "").split()) == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
+def test_figures_and_pages_are_redrawn_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(findings, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(findings, "PAGES", (tmp_path / "PAGE.md",))
+    shutil.copytree(SWEEPS.parent / "results" / "learning_rate", tmp_path / "results" / "learning_rate")
+    (tmp_path / "PAGE.md").write_text(f"before\n{findings.OPENING}\nold\n{findings.CLOSING}\nafter\n")
+    assert findings.main() == 0
+    text = (tmp_path / "PAGE.md").read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text and "| C3 |" in text
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["claim_C3.png"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("RESULTS", "no such folder; the claims' results are in a checkout"),
+        ("PAGES", "a checkout of the repository has it"),
+    ],
+)
+def test_without_a_checkout_nothing_is_redrawn_and_what_is_missing_is_named(
+    missing: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(findings, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(findings, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(findings, "PAGES", (tmp_path / "PAGE.md",))
+    if missing == "PAGES":
+        shutil.copytree(SWEEPS.parent / "results" / "bias", tmp_path / "results" / "bias")
+    assert findings.main() == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+
+
 RETRAINED = (("bias", "died"), ("mimic_scaled", "survived"))
 """A sweep, and the outcome of the run of it that is trained again: the one that died first, or survived best."""
 

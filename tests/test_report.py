@@ -1,16 +1,23 @@
 """The report: one page that stands alone and tells what is in the folder, all of it, in its numbers."""
 
+import dataclasses
 import json
+import os
 import re
 import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 from analysis.load import DamagedRuns
-from analysis.report import report
+from analysis.report import report, tables
+from analysis.report.drawings import Drawing
+from analysis.report.page import Drawings, Page, render
 from harness import store
 from harness.cli import main
 from harness.located import InputError
@@ -27,7 +34,7 @@ from tests.analysis_folders import (
 from tests.test_wandb import records
 
 
-class Page(HTMLParser):
+class PageReader(HTMLParser):
     """What a reader of the page gets: tables as lists of texts, links, and which tags were left open."""
 
     def __init__(self, text: str) -> None:
@@ -71,8 +78,8 @@ class Page(HTMLParser):
         return [dict(zip(head, line, strict=True)) for line in lines]
 
 
-def read(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
+def read(path: Path) -> PageReader:
+    return PageReader(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,7 @@ def test_the_page_and_the_figures_are_written_beside_the_runs(quickstart: Path) 
 
 def test_the_page_stands_alone(quickstart: Path) -> None:
     text = (quickstart / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+    page = PageReader(text)
     assert not page.open, "every tag is closed"
     assert all(target.startswith(("#", "data:")) for target in page.resources)
     assert not re.search(r"<(script|link|iframe|img)\b|@import|url\((?!#)", text)
@@ -166,14 +173,61 @@ def test_damaged_runs_are_named_left_out_and_counted(tmp_path: Path) -> None:
     assert run.run_id not in [line["run"] for line in page.table("outcome")]
 
 
-def test_texts_are_escaped(tmp_path: Path) -> None:
-    out = tmp_path / "<b>&amp;"
-    run = write_run(out, config(), survived())
-    run.write_config(config(), {"<script>": "<script>alert(1)</script>"})
-    store.write_sweep_text(out, "</pre><script>alert(2)</script>")
-    text = report.write(out).read_text(encoding="utf-8")
-    assert "<script" not in text and "<b>&amp;" not in text
-    assert Page(text).table("what")[0] == {"what": "<script>", "value": "<script>alert(1)</script>"}
+EVIL = "<script>alert(1)</script> & \"q\" 'a' {{ 7 * 7 }} {% endraw %} </pre></style>"
+"""Markup, a template and quotes: what a page may show and never be."""
+
+
+def test_texts_are_shown_as_they_are_and_are_neither_markup_nor_template(tmp_path: Path) -> None:
+    out = tmp_path / EVIL.replace("/", "|")
+    run = write_run(out, config(seed=0), survived())
+    run.write_config(config(seed=0), {EVIL: EVIL})
+    write_run(out, config(seed=1), None, failure=EVIL)
+    write_run(out, config(seed=2), survived(), name=f"{EVIL.replace('/', '|')} #?%20")
+    damaged = write_run(out, config(seed=3), survived()).path.rename(out / "runs" / "<i>{{ 7 * 7 }}")
+    (damaged / "config.json").write_text("{")
+    store.write_sweep_text(out, EVIL)
+    with pytest.warns(DamagedRuns):
+        target = report.write(out)
+    text, page = target.read_text(encoding="utf-8"), read(target)
+    assert not re.search("<script|<i>", text) and text.count("</style>") == text.count("</pre>") == 1
+    assert not page.open, "every tag is closed"
+    assert page.table("what")[0] == {"what": EVIL, "value": EVIL}
+    assert page.table("reason")[0]["reason"] == EVIL
+    assert f"{EVIL.replace('/', '|')} #?%20" in [line["run"] for line in page.table("outcome")]
+    assert f"Report on {out.name}" in page.words
+    assert f"{damaged.name}/config.json: damaged" in page.words
+    assert page.words.count(EVIL) == 4, "as provenance (name and value), reason, and sweep file"
+    assert all((out / unquote(link)).exists() for link in page.links)
+
+
+def test_every_text_of_a_page_is_escaped() -> None:
+    cell = tables.Cell(EVIL, href=EVIL, tone=EVIL)
+    table = tables.Table([tables.Column(EVIL)], [[cell], [tables.Cell(EVIL, tone=EVIL)], [tables.Cell(EVIL)]])
+    drawing = Drawing(EVIL, EVIL, False, "<svg><script/></svg>", {EVIL: b""})
+    fields = {
+        "str": EVIL, "str | None": EVIL, "Sequence[str]": [EVIL], "Sequence[tuple[int, str]]": [(1, EVIL)],
+        "Table": table, "Drawings": Drawings([drawing], [drawing], [drawing]),
+    }  # fmt: skip
+    given: dict[str, Any] = {field.name: fields[str(field.type)] for field in dataclasses.fields(Page)}
+    text = render(Page(**given))
+    assert text.count("<script") == 3, "the drawings' own, which are ours"
+    assert text.count("</style>") == text.count("</pre>") == 1 and "49" not in text.split("</style>")[1]
+    assert not PageReader(text).open
+
+
+def test_messages_and_names_that_are_no_utf8_are_shown_with_escapes_and_linked_by_their_bytes(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), None, failure="half a pair: \ud83d")
+    assert read(report.write(tmp_path)).table("reason")[0]["reason"] == "half a pair: \\ud83d"
+    page = report.Report(tmp_path, os.fsdecode(b"non\xffutf"), {}, {}).save()
+    assert page.read_bytes() == b"non\\udcffutf"
+    other = pd.DataFrame([{"run_id": os.fsdecode(b"run \xff"), "state": "failed", "last_step": 1}])
+    assert tables.of_others(other).rows[0][0].href == "runs/run%20%FF/"
+
+
+def test_a_very_long_name_has_a_page(tmp_path: Path) -> None:
+    out = tmp_path / ("w" * 255)
+    write_run(out, config(), survived())
+    assert "w" * 255 in read(report.write(out)).words
 
 
 def test_collapsed_runs_bring_the_inert_units(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """What is committed about the claims, redrawn from the compact results: `make findings`.
 
 Reads every folder of experiments/results/, writes experiments/figures/claims/*.png and the scoreboard into README.md
-and experiments/FINDINGS.md, between the lines that mark its place.
+and experiments/FINDINGS.md, between the lines that mark its place. Only that needs a checkout.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,9 @@ OPENING, CLOSING = "<!-- scoreboard: `make findings` writes it -->", "<!-- end o
 
 
 def committed() -> dict[str, Results]:
-    """The compact results that are committed, by sweep."""
+    """The compact results that are committed, by sweep. Raises InputError where they are missing or cannot be read."""
+    if not RESULTS.is_dir():
+        raise InputError([f"{RESULTS}: no such folder; the claims' results are in a checkout of the repository"])
     return read_all(sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()))
 
 
@@ -74,20 +77,37 @@ def with_scoreboard(text: str, table: str, where: str) -> str:
     return f"{before}{OPENING}\n\n{table}\n{CLOSING}{after}"
 
 
-def main() -> int:
-    """Redraw everything; gives the exit code."""
+def redraw() -> str:
+    """Write every figure, and the scoreboard into the pages; gives the scoreboard as Markdown.
+
+    Raises InputError, before anything is written, for results or pages that are missing or cannot be read.
+    """
     results = committed()
     findings = judge(CLAIMS, results)
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    for name, figure in scoreboard.figures(findings, results):
-        files.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
-    for name, figure in overview(results):
-        files.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
     table = scoreboard.markdown(findings)
-    for page in PAGES:
-        text = with_scoreboard(page.read_text(encoding="utf-8"), table, str(page))
+    pages = {page: with_scoreboard(_text(page), table, str(page)) for page in PAGES}
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name, figure in itertools.chain(scoreboard.figures(findings, results), overview(results)):
+        files.write_atomically(FIGURES / f"{name}.png", style.image(figure, "png"))
+    for page, text in pages.items():
         files.write_atomically(page, text.encode())
-    print(table, end="")
+    return table
+
+
+def _text(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError([f"{page}: cannot be read: {error.strerror}; a checkout of the repository has it"]) from None
+
+
+def main() -> int:
+    """Redraw everything; gives the exit code."""
+    try:
+        print(redraw(), end="")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

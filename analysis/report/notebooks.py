@@ -77,7 +77,11 @@ def main(names: Sequence[str]) -> int:
     """Execute the named notebooks, or all; gives the exit code."""
     import nbformat
 
-    for source in [NOTEBOOKS / f"{name}.py" for name in names] or sources():
+    known = {source.stem: source for source in sources()}
+    if unknown := [name for name in names if name not in known]:
+        print(f"no notebook {', '.join(unknown)} in {NOTEBOOKS}; allowed: {', '.join(known)}", file=sys.stderr)
+        return 2
+    for source in [known[name] for name in names or known]:
         target = source.with_suffix(".ipynb")
         files.write_atomically(target, (nbformat.writes(execute(source)) + "\n").encode())
         print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

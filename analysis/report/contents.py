@@ -1,0 +1,97 @@
+"""What a report tells of an output folder: everything that is read for it, before anything is drawn or worded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims import CLAIMS, Finding, judge
+from analysis.frames.load import load, load_rows, of_other_sweeps, provenance
+from analysis.frames.results import Results, name_of
+from analysis.report.layers import LayerReadings, read_layers
+from harness import store
+from harness.config import RunConfig
+from harness.located import InputError
+
+_DRAWN = tuple(f"prepool/{kind}_share_{source}" for kind in ("dead", "inert") for source in ("batch", "probe"))
+"""Metrics whose every row the figures of all runs are drawn from."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims that the folder's sweep alone decides, and the results that they were judged by."""
+
+    findings: tuple[Finding, ...] = ()
+    results: Mapping[str, Results] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An output folder.
+
+    runs: one row a run of its sweep, as `load` gives them, and others, those of another sweep. rows: one row a run and
+    step of `runs`. layers: readings of layers, None where there are none. evaluations: what `harness evaluate` found,
+    by run. provenance: where each run came from. damaged: what is wrong with the runs that are left out. sweep: the
+    sweep file as it was given.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    others: pd.DataFrame
+    rows: pd.DataFrame
+    layers: LayerReadings | None
+    claims: Claims
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]]
+    provenance: Sequence[Mapping[str, Any]]
+    damaged: Sequence[str]
+    sweep: str | None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+
+def read(folder: Path, planned: Sequence[RunConfig]) -> Contents:
+    """Read an output folder; `planned` are the configurations of its sweep.
+
+    Warns with DamagedRuns, and raises InputError for a folder that is missing or holds no readable run.
+    """
+    found = load(folder, planned)
+    foreign = of_other_sweeps(folder, found, planned)
+    runs = found[~foreign].reset_index(drop=True)
+    rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
+    return Contents(
+        folder=folder,
+        runs=runs,
+        others=found[foreign],
+        rows=rows,
+        layers=read_layers(folder, runs),
+        claims=_claims(folder, runs),
+        evaluations=_evaluations(folder, runs),
+        provenance=provenance(folder, runs),
+        damaged=[*found.attrs["damaged"], *rows.attrs["damaged"]],
+        sweep=store.sweep_text(folder),
+    )
+
+
+def _claims(folder: Path, runs: pd.DataFrame) -> Claims:
+    try:
+        name = name_of(folder)
+    except InputError:  # a sweep file that cannot be read: the runs speak for themselves
+        return Claims()
+    claims = [claim for claim in CLAIMS if claim.sweeps == (name,)]
+    if not claims or not (runs["state"] == "finished").any():
+        return Claims()
+    metrics = {metric for claim in claims for metric in claim.metrics if metric in runs}
+    results = {name: Results(name, folder, runs, load_rows(folder, runs, sorted(metrics)))}
+    return Claims(judge(claims, results), results)
+
+
+def _evaluations(folder: Path, runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    finished = runs.loc[runs["state"] == "finished", "run_id"]
+    return {run_id: store.RunDirectory(folder / "runs" / run_id).evaluations() for run_id in finished}
