@@ -70,9 +70,9 @@ class RunConfig(Strict):
         digest, why = _weights_digest(self.model.weights, self.model.weights_sha256)
         if why:
             problems.append((("model", "weights"), why))
-        axes, refused = architectures.resolve(self.model.name, self.data.image_size, self.model.model_dump())
+        model, refused = architectures.resolve(self.model, self.data.image_size)
         problems += [(("model", field), message) for field, message in refused]
-        object.__setattr__(self, "model", self.model.model_copy(update=axes | {"weights_sha256": digest}))
+        object.__setattr__(self, "model", model.model_copy(update={"weights_sha256": digest}))
         if problems:
             raise ValidationError.from_exception_data(
                 "RunConfig",
