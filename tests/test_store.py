@@ -163,8 +163,9 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
     run.append({"step": 5, "train/loss": 1.0})
     run.finish(OUTCOME)
     waiting = tiny(seed=7)
-    rows, damaged = store.index(tmp_path, [tiny(), waiting])
-    assert not damaged
+    found = store.index(tmp_path, [tiny(), waiting])
+    assert not found.damaged and not found.foreign
+    rows = [*found.rows, *found.pending]
     assert [(row["run_id"], row["state"], row["seed"]) for row in rows] == [
         (tiny().run_id, "finished", 0),
         (waiting.run_id, "pending", 7),
@@ -172,15 +173,15 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
     assert rows[0]["outcome"] == "survived" and rows[0]["outcome_step"] == 30
     assert rows[0]["model.width"] == 0.03125 and rows[0]["model.repeats"] == "1/1/1" and rows[0]["optim.lr"] == 0.05
     assert rows[0]["train/loss"] == 1.0 and rows[0]["val/accuracy"] == 0.5
-    store.write_index(tmp_path, rows)
+    store.write_index(tmp_path, [tiny(), waiting])
     import pandas as pd
 
     index = tmp_path / "index.parquet"
     assert len(pd.read_parquet(index)) == 2
     os.utime(index, (1, 1))
-    store.write_index(tmp_path, rows)
+    store.write_index(tmp_path, [tiny(), waiting])
     assert index.stat().st_mtime == 1  # nothing has changed: `make` need not draw the report again
-    store.write_index(tmp_path, rows[:1])
+    store.write_index(tmp_path)
     assert len(pd.read_parquet(index)) == 1 and index.stat().st_mtime > 1
 
 
@@ -192,7 +193,10 @@ def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(
     stored = json.loads(old.file("config.json").read_text())
     del stored["config"]["train"]["stop_at_death"]  # the field is newer than the run
     old.file("config.json").write_text(json.dumps(stored))
-    assert store.folder_of(tmp_path, config, store.by_identity(tmp_path)).path == old.path
+    assert store.folders(tmp_path, [config]) == {config.run_id: old}
+    assert store.folders(tmp_path, [tiny(seed=1)])[tiny(seed=1).run_id].path.name == tiny(seed=1).run_id
+    found = store.index(tmp_path, [config])
+    assert [row["run_id"] for row in found.rows] == ["0ldname"] and not found.pending and not found.foreign
 
 
 def test_a_run_that_continues_keeps_its_first_provenance(run: RunDirectory) -> None:

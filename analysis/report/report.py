@@ -17,7 +17,7 @@ from analysis.figures import course, phase_map, style, time_to_event, words
 from analysis.frames import columns, results
 from analysis.frames.columns import varying
 from analysis.frames.events import EVENTS
-from analysis.frames.load import load, load_rows, of_other_sweeps, provenance
+from analysis.frames.load import load_rows, load_sweep, provenance
 from analysis.report import page
 from analysis.report.inside import Inside, read_inside
 from harness import files, store
@@ -75,10 +75,8 @@ def compose(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> R
     named on the page and in a DamagedRuns warning. Raises InputError for a folder that is missing or holds no readable
     run.
     """
-    folder, planned = Path(out), tuple(planned)
-    found = load(folder, planned)
-    foreign = of_other_sweeps(folder, found, planned)
-    runs, others = found[~foreign].reset_index(drop=True), found[foreign]
+    folder = Path(out)
+    runs, others = load_sweep(folder, planned)
     rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
     layers = read_inside(folder, runs)
     judged = _judged(folder, runs)
@@ -94,7 +92,7 @@ def compose(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> R
         *_claims(judged, files),
         *_inside(layers, runs, [_figure(name, figure, files[f"{name}.svg"]) for name, figure in within.items()]),
         *_others(others),
-        *_troubles(runs, [*found.attrs["damaged"], *rows.attrs["damaged"]]),
+        *_troubles(runs, [*runs.attrs["damaged"], *rows.attrs["damaged"]]),
         *_evaluations(folder, runs),
         page.section("Runs", _runs_table(runs), long=True),
         page.section("Provenance", *_provenance(folder, runs), long=True),
@@ -345,24 +343,15 @@ def _provenance(folder: Path, runs: pd.DataFrame) -> Iterator[str]:
     """What the runs' provenance says, equal things once, and the sweep file."""
     values: dict[str, dict[str, int]] = {}
     for found in provenance(folder, runs):
-        for name, value in _flat(found, ""):
+        for name, value in store.flat(found).items():
             counts = values.setdefault(name, {})
-            counts[value] = counts.get(value, 0) + 1
+            words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            counts[words] = counts.get(words, 0) + 1
     lines = ([page.cell(name), page.cell(_tally(counts), "text")] for name, counts in values.items())
     yield page.table([("what", ""), ("value", "")], lines) if values else page.paragraph("Nothing is recorded.")
     text = store.sweep_text(folder)
     if text is not None:
         yield page.folded("The sweep file, as it was given", text)
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        yield name, " ".join(str(item) for item in value)
-    else:
-        yield name, str(value)
 
 
 def _tally(counts: Mapping[str, int]) -> str:
