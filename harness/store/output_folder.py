@@ -196,7 +196,8 @@ def _stored_rows(out: Path) -> list[Row] | None:
         return None
     if _seal(content.replace(seal[0], _NO_SEAL), sources) != seal[0]:
         return None
-    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    # One thread: a process that ends while the pool of Arrow starts its threads is aborted.
+    rows = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
     return [{name: value for name, value in row.items() if value is not None or "/" not in name} for row in rows]
 
 
