@@ -134,8 +134,8 @@ def test_runs_of_another_sweep_are_parted_from_its_own(tmp_path: Path, monkeypat
     there, missing, older, other = (config(seed=seed) for seed in range(4))
     for run in (there, older, other):
         write_run(tmp_path, run, survived())
-    renamed = tmp_path / "runs" / older.run_id
-    renamed.rename(tmp_path / "runs" / "0ldname")
+    (tmp_path / "runs" / older.run_id).rename(tmp_path / "runs" / "0ldname")
+    store.RunDirectory(tmp_path / "runs" / "0ldname").rename_to("0ldname")
     planned = [there, missing, older]
     assert all(run.run_id for run in planned)
     for read in (3, 2):  # from the runs; from the index, which leaves the two that no name tells

@@ -117,7 +117,8 @@ class RunDirectory:
         path = self.file("config.json")
         try:
             content = json.loads(path.read_bytes())
-            config, origin, of = dict(content["config"]), dict(content["provenance"]), content.get("run_id", self.run_id)
+            config, origin = dict(content["config"]), dict(content["provenance"])
+            of = content.get("run_id", self.run_id)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(path, error) from None
         if of != self.run_id:
