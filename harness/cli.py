@@ -235,10 +235,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from harness.sweep.run import sweep_of
     from harness.sweep.status import read_status, status_table
 
+    planned = sweep_of(options.dir).configs
     while True:
-        status = read_status(options.dir)
+        status = read_status(options.dir, planned)
         if options.json:
             print(json.dumps(status.as_dict(), indent=1))
         else:
@@ -252,16 +254,20 @@ def _report(options: argparse.Namespace) -> int:
     import warnings
 
     from analysis.report.report import compose
-    from harness.sweep.run import log_report, sweep_configs
+    from harness.sweep.run import sweep_of
 
+    sweep = sweep_of(options.dir)
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
-        report = compose(options.dir, sweep_configs(options.dir))
+        report = compose(options.dir, sweep.configs)
     for warning in damaged:
         print(warning.message, file=sys.stderr)
     console.print(f"report: {report.save()}")
     if options.wandb != "disabled":
-        log_report(options.dir, [name for name in report.files if name.endswith(".png")], report.tables, options.wandb)
+        from harness.sinks.wandb import log_report
+
+        figures = [options.dir / "figures" / name for name in report.files if name.endswith(".png")]
+        log_report(sweep.name, figures, report.tables, options.dir, options.wandb)
     return DONE
 
 
@@ -272,11 +278,11 @@ def _claims(options: argparse.Namespace) -> int:
     from analysis.frames.results import read_all
     from analysis.report.findings import save
     from harness import shipped
-    from harness.sweep.run import sweep_configs
+    from harness.sweep.run import sweep_of
 
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
-        results = read_all(options.dirs or shipped.results(), sweep_configs)
+        results = read_all(options.dirs or shipped.results(), lambda folder: sweep_of(folder).configs)
     for warning in damaged:
         print(warning.message, file=sys.stderr)
     if options.save is not None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from harness import architectures
 from harness.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from harness.outcome import Event, Outcome, OutcomeName
 from harness.store import RunDirectory, runs
@@ -118,6 +125,26 @@ def quickstart_fate(width: float, scale: float, seed: int) -> Outcome:
     if scale == 0.3 and seed == 1 and width > 1 / 16:
         return died(20)
     return survived()
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How many configurations are resolved, and identities made, in the block."""
+    counts: Counter[str] = Counter()
+    resolve, sha256 = architectures.resolve, hashlib.sha256
+
+    def resolving(config: ModelConfig, image_size: int) -> tuple[ModelConfig, list[tuple[str, str]]]:
+        counts["resolved"] += 1
+        return resolve(config, image_size)
+
+    def hashing(content: bytes) -> Any:
+        counts["hashed"] += 1
+        return sha256(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.architectures.resolve", resolving)
+        patched.setattr("harness.config.run.hashlib", SimpleNamespace(sha256=hashing))
+        yield counts
 
 
 def damage(out: Path, name: str, which: int = 0) -> RunDirectory:

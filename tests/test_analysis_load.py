@@ -10,11 +10,22 @@ import pytest
 
 from analysis.frames import columns
 from analysis.frames.columns import demand
+from analysis.frames.load import load_sweep
 from analysis.load import DamagedRuns, load, load_rows
 from harness import store
 from harness.bench.load import measure_load
 from harness.located import InputError
-from tests.analysis_folders import config, damage, died, outcome, survived, write_grid, write_run
+from tests.analysis_folders import (
+    config,
+    counted,
+    damage,
+    died,
+    outcome,
+    quickstart_fate,
+    survived,
+    write_grid,
+    write_run,
+)
 
 
 def modules_after(code: str) -> set[str]:
@@ -98,14 +109,45 @@ def test_a_running_run_is_running_and_its_open_rows_are_read(tmp_path: Path) -> 
         assert load_rows(tmp_path, runs)["step"].max() == 50
 
 
+@pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.parquet", "config.json"])
-def test_a_damaged_run_is_named_left_out_and_counted(tmp_path: Path, name: str) -> None:
+def test_a_damaged_run_is_named_left_out_and_counted(tmp_path: Path, name: str, indexed: bool) -> None:
     write_grid(tmp_path, lambda *_: survived(), widths=[0.125], scales=[1.0], seeds=[0, 1, 2])
+    if indexed:
+        store.write_index(tmp_path)
     run = damage(tmp_path, name)
     with pytest.warns(DamagedRuns, match=rf"1 damaged .*\n.*{run.run_id}/{name}: damaged"):
         runs = load(tmp_path)
     assert len(runs) == 2 and run.run_id not in set(runs["run_id"])
     assert [run.run_id in message for message in runs.attrs["damaged"]] == [True]
+
+
+def test_a_frame_is_the_same_from_the_index_and_from_the_runs(tmp_path: Path) -> None:
+    write_grid(tmp_path, quickstart_fate, seeds=[0, 1])
+    made = load(tmp_path)
+    store.write_index(tmp_path)
+    pd.testing.assert_frame_equal(load(tmp_path), made)
+
+
+def test_runs_of_another_sweep_are_parted_from_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run planned and there, one planned and not, one of an older version of the code, and one of another sweep."""
+    there, missing, older, other = (config(seed=seed) for seed in range(4))
+    for run in (there, older, other):
+        write_run(tmp_path, run, survived())
+    (tmp_path / "runs" / older.run_id).rename(tmp_path / "runs" / "0ldname")
+    store.RunDirectory(tmp_path / "runs" / "0ldname").rename_to("0ldname")
+    planned = [there, missing, older]
+    assert all(run.run_id for run in planned)
+    for read in (3, 2):  # from the runs; from the index, which leaves the two that no name tells
+        with counted(monkeypatch) as counts:
+            own, others = load_sweep(tmp_path, planned)
+        assert counts == {"resolved": read, "hashed": 2}
+        assert dict(zip(own["run_id"], own["state"], strict=True)) == {
+            there.run_id: "finished", "0ldname": "finished", missing.run_id: "pending",
+        }  # fmt: skip
+        assert list(others["run_id"]) == [other.run_id]
+        assert missing.run_id not in set(load_sweep(tmp_path, planned, pending=False)[0]["run_id"])
+        store.write_index(tmp_path)
 
 
 def test_rows_damaged_after_loading_are_left_out_of_the_rows(tmp_path: Path) -> None:

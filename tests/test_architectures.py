@@ -11,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness import architectures
-from harness.architectures import ARCHITECTURES, ArchitectureName
-from harness.config import ModelConfig
+from harness.architectures import ARCHITECTURES, ArchitectureName, ModelConfig
 
 RESIDUAL = [name for name in ARCHITECTURES if name not in ("inception_v4", "inception_v3")]
 INCEPTION_RESNETS = [name for name in ARCHITECTURES if name.startswith("inception_resnet")]
@@ -20,17 +19,15 @@ CIFAR = [name for name in ARCHITECTURES if name.endswith("_cifar")]
 INCEPTIONS = [name for name in ARCHITECTURES if name not in CIFAR]
 
 
-def resolve(name: str, image_size: int = 299, **fields: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """All fields after resolution, and the problems."""
-    given_fields = ModelConfig(name=name, **fields).model_dump()  # type: ignore[arg-type]
-    values, problems = architectures.resolve(name, image_size, given_fields)
-    return {**given_fields, **values}, problems
+def resolve(name: str, image_size: int = 299, **fields: Any) -> tuple[ModelConfig, list[tuple[str, str]]]:
+    """The resolved configuration, and the problems."""
+    return architectures.resolve(ModelConfig(name=name, **fields), image_size)  # type: ignore[arg-type]
 
 
 def plan(name: str, image_size: int = 299, **fields: Any) -> architectures.Blueprint:
     resolved, problems = resolve(name, image_size, **fields)
     assert problems == []
-    return architectures.blueprint(name, resolved)
+    return architectures.blueprint(resolved)
 
 
 def refusal(name: str, image_size: int = 299, **fields: Any) -> tuple[str, str]:
@@ -161,14 +158,14 @@ def test_grids_of_the_cifar_nets(name: str) -> None:
 @pytest.mark.parametrize("name", INCEPTIONS)
 def test_the_stem_goes_by_the_image_size(name: str) -> None:
     assert architectures.minimum_image_size(name, "paper") == 75
-    assert resolve(name, 75)[0]["stem"] == "paper"
-    assert resolve(name, 74)[0]["stem"] == "small"
-    assert resolve(name, 299, stem="small")[0]["stem"] == "small"
+    assert resolve(name, 75)[0].stem == "paper"
+    assert resolve(name, 74)[0].stem == "small"
+    assert resolve(name, 299, stem="small")[0].stem == "small"
 
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_the_cifar_nets_have_one_stem(name: str) -> None:
-    assert resolve(name, 32)[0]["stem"] == "paper"
+    assert resolve(name, 32)[0].stem == "paper"
     assert refusal(name, 32, stem="small")[0] == "stem"
 
 
@@ -194,7 +191,7 @@ def test_kernel_order_is_that_of_the_code_or_of_the_figure() -> None:
 def test_inception_resnet_v2_has_the_figures_order_in_its_stem_only() -> None:
     code, figure = plan("inception_resnet_v2"), plan("inception_resnet_v2", figure_order=True)
     assert (code.stem != figure.stem, code.stages == figure.stages) == (True, True)
-    assert resolve("inception_resnet_v2", 32)[0]["figure_order"] is None
+    assert resolve("inception_resnet_v2", 32)[0].figure_order is None
     field, why = refusal("inception_resnet_v2", 32, figure_order=True)
     assert (field, "paper's stem only" in why) == ("figure_order", True)
 
@@ -231,13 +228,13 @@ def test_the_notation_refuses_what_it_does_not_know() -> None:
 def test_fields_left_out_take_the_architectures_values(name: str, fields: dict[str, Any]) -> None:
     resolved, problems = resolve(name)
     assert problems == []
-    assert {field: resolved[field] for field in fields} == fields
+    assert {field: getattr(resolved, field) for field in fields} == fields
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_resolving_twice_changes_nothing(name: str) -> None:
     once, _ = resolve(name)
-    assert architectures.resolve(name, 299, once) == ({}, [])
+    assert architectures.resolve(once, 299) == (once, [])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +257,7 @@ def test_the_scale_of_the_last_block_of_the_released_nets() -> None:
 
     def scales(scale: Any) -> tuple[tuple[float, ...], ...]:
         name = "inception_resnet_v2_released"
-        return architectures.residual_scales(name, resolve(name, repeats=[1, 1, 3], residual_scale=scale)[0])
+        return architectures.residual_scales(resolve(name, repeats=[1, 1, 3], residual_scale=scale)[0])
 
     assert scales(0.1) == ((0.1,), (0.1,), (0.1, 0.1, 0.1))
     assert scales([0.3, 0.2, 0.1]) == ((0.3,), (0.2,), (0.1, 0.1, 1.0))
@@ -371,7 +368,7 @@ def test_what_is_not_refused_has_filters_everywhere(name: str, size: int, width:
     if "trunk_width" in fields:
         fields["branch_width"] = branch_width
     resolved, problems = resolve(name, size, **fields)
-    it = architectures.blueprint(name, resolved)
+    it = architectures.blueprint(resolved)
     modules = (*it.stem, *it.reductions, *(module for stage in it.stages for module in stage), it.last_layer)
     fewest = min(conv.filters for module in modules if module for conv in architectures.convs(module))
     assert (fewest >= 1) == (problems == [])
@@ -406,8 +403,8 @@ def test_the_death_event_follows_from_what_feeds_the_pool(
 ) -> None:
     resolved, problems = resolve(name, **fields)
     assert problems == []
-    assert architectures.pool_input(name, resolved) == (relu_feeds_pool, bn_before_pool_relu)
-    assert architectures.death_event(name, resolved) == event
+    assert architectures.pool_input(resolved) == (relu_feeds_pool, bn_before_pool_relu)
+    assert architectures.death_event(resolved) == event
 
 
 def test_every_name_has_a_row_with_its_source() -> None:

@@ -294,6 +294,37 @@ def test_a_sweep_file_with_other_words_and_the_same_runs_is_the_same_sweep(whole
     assert harness("sweep", sweep, "--out", whole, *QUIET).returncode == 0
 
 
+def test_a_sweep_file_is_expanded_once_a_command(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from harness.sweep.expand import Sweep, expand
+
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    expanded: list[str] = []
+
+    def counting(text: str, name: str) -> Sweep:
+        expanded.append(name)
+        return expand(text, name)
+
+    monkeypatch.setattr("harness.sweep.run.expand", counting)
+    sweep = tiny_sweep(tmp_path, steps=60)
+    for command in (
+        ["sweep", str(sweep), "--out", str(out), *QUIET],
+        ["status", str(out), "--json"],
+        ["report", str(out)],
+        ["claims", str(out)],
+    ):
+        assert main(command) == 0
+        assert len(expanded) == 1, (command, expanded)
+        expanded.clear()
+    sweep.write_text("# another comment\n" + sweep.read_text())
+    assert main(["sweep", str(sweep), "--out", str(out), *QUIET]) == 0
+    assert expanded == [str(sweep), str(out / "sweep.yaml")]
+
+
 def test_finished_runs_of_another_folder_are_taken_over(whole: Path, tmp_path: Path) -> None:
     sweep = tiny_sweep(tmp_path, steps=60)
     sweep.write_text(sweep.read_text().replace("[0, 1]", "[1]"))

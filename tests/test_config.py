@@ -1,6 +1,7 @@
 """The run configuration: strict, frozen, resolved, and the run's identity."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_a_file_of_weights_counts_by_its_content(tmp_path: Path) -> None:
         RunConfig.model_validate(stored)
     with pytest.raises(ValidationError, match="nowhere cannot be read: No such file"):
         config(model={"weights": "nowhere"})
+
+
+def test_the_identity_is_made_once_and_is_no_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, other = config(), config()
+    before = repr(asked), asked.model_dump(), hash(asked)
+    made = asked.run_id
+    assert (repr(asked), asked.model_dump(), hash(asked)) == before and asked == other and len({asked, other}) == 1
+    assert "run_id" not in json.dumps(RunConfig.model_json_schema())
+    assert asked.model_copy(update={"seed": 1}).run_id == config(seed=1).run_id != made
+    assert pickle.loads(pickle.dumps(asked)) == other
+    monkeypatch.setattr("harness.config.run.hashlib", None)
+    assert asked.run_id == made
 
 
 def test_frozen() -> None:

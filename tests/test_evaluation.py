@@ -285,8 +285,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
 def _fresh(config: RunConfig) -> nn.Module:
     from harness.models import build_model
 
-    fields = config.model.model_dump(exclude={"name", "weights_sha256"})
-    return build_model(config.model.name, num_classes=3, image_size=32, **fields)
+    return build_model(config.model, num_classes=3, image_size=32)
 
 
 MEASURED = """

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.architectures import ARCHITECTURES
+from harness.architectures import ARCHITECTURES, ArchitectureName, ModelConfig
 from harness.located import InputError
 from harness.models import Network, build_model, summarise
 from harness.models.blocks import InceptionResNetBlock, ResNetBlock
@@ -462,7 +462,7 @@ class CalledFunctions(TorchFunctionMode):
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "gelu", "silu"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_activation_reaches_every_place(name: str, activation: str) -> None:
+def test_the_activation_reaches_every_place(name: ArchitectureName, activation: str) -> None:
     """Wherever the relu net has a ReLU, this net has its own activation, and no operation is one in disguise."""
     extra = {"aux_head": True} if ARCHITECTURES[name].aux_head else {}
     relu, other = (tiny(name, image_size=40, activation=each, **extra) for each in ("relu", activation))
@@ -666,7 +666,7 @@ def test_every_problem_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"name": "inception_resnet_v5"}, "name: .*'inception_resnet_v2'"),
+        ({"network": "inception_resnet_v5"}, "name: .*'inception_resnet_v2'"),
         ({"widht": 0.5}, "widht: "),
         ({"width": -1.0}, "width: .*greater than 0"),
         ({"width": math.nan}, "width: "),
@@ -678,7 +678,21 @@ def test_every_problem_is_told_at_once() -> None:
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        build_model(**{"name": "inception_resnet_v2", "num_classes": 10, "image_size": 32, **fields})
+        build_model(**{"network": "inception_resnet_v2", "num_classes": 10, "image_size": 32, **fields})
+
+
+def test_a_typed_configuration_is_built_as_it_is_and_must_be_resolved() -> None:
+    torch.manual_seed(0)
+    named = build_model("inception_resnet_v2", num_classes=10, image_size=32, width=0.05, repeats=[1, 1, 1])
+    torch.manual_seed(0)
+    typed = build_model(named.config, num_classes=10, image_size=32)
+    assert typed.config is named.config
+    for key, tensor in named.state_dict().items():
+        assert torch.equal(tensor, typed.state_dict()[key]), key
+    with pytest.raises(TypeError, match="width: fields go with a name"):
+        build_model(named.config, num_classes=10, image_size=32, width=0.5)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="inception_v4 is not resolved"):
+        build_model(ModelConfig(name="inception_v4"), num_classes=10, image_size=32)
 
 
 def test_the_residual_sum_says_its_scale() -> None:

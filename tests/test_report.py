@@ -23,6 +23,7 @@ from harness.cli import main
 from harness.located import InputError
 from tests.analysis_folders import (
     config,
+    counted,
     damage,
     died,
     outcome,
@@ -299,6 +300,20 @@ def test_runs_of_another_sweep_are_listed_and_in_no_figure_or_count(tmp_path: Pa
     assert "3 of 3 finished runs died" in page.words
     assert [line["run"] for line in page.table("seed")].count(stranger.run_id) == 0
     assert f"runs/{stranger.run_id}/" in page.links
+
+
+def test_each_configuration_is_read_once_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = [config(seed=seed) for seed in range(3)]
+    assert len({run.run_id for run in planned}) == 3
+    for run in [*planned[:2], config(lr=0.1)]:
+        write_run(tmp_path, run, died(50))
+    with counted(monkeypatch) as counts:
+        report.compose(tmp_path, planned)
+    assert counts == {"resolved": 3, "hashed": 1}, "those that are there; the one that no name tells"
+    store.write_index(tmp_path)
+    with counted(monkeypatch) as counts:
+        report.compose(tmp_path, planned)
+    assert counts == {"resolved": 1, "hashed": 1}
 
 
 def test_the_page_shows_the_claims_that_its_sweep_decides(tmp_path: Path) -> None:

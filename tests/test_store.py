@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from harness import files, store
 from harness.config import RunConfig
 from harness.outcome import Detector
 from harness.store import Damaged, Locked, RunDirectory, decode_row, encode_row
+from tests.analysis_folders import config, counted, quickstart_fate, survived, write_grid, write_run
 from tests.runs import tiny
 
 OUTCOME = Detector(event="died").outcome(30)
@@ -163,8 +165,9 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
     run.append({"step": 5, "train/loss": 1.0})
     run.finish(OUTCOME)
     waiting = tiny(seed=7)
-    rows, damaged = store.index(tmp_path, [tiny(), waiting])
-    assert not damaged
+    found = store.index(tmp_path, [tiny(), waiting])
+    assert not found.damaged and not found.foreign
+    rows = [*found.rows, *found.pending]
     assert [(row["run_id"], row["state"], row["seed"]) for row in rows] == [
         (tiny().run_id, "finished", 0),
         (waiting.run_id, "pending", 7),
@@ -172,16 +175,100 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
     assert rows[0]["outcome"] == "survived" and rows[0]["outcome_step"] == 30
     assert rows[0]["model.width"] == 0.03125 and rows[0]["model.repeats"] == "1/1/1" and rows[0]["optim.lr"] == 0.05
     assert rows[0]["train/loss"] == 1.0 and rows[0]["val/accuracy"] == 0.5
-    store.write_index(tmp_path, rows)
+    store.write_index(tmp_path, [tiny(), waiting])
     import pandas as pd
 
     index = tmp_path / "index.parquet"
     assert len(pd.read_parquet(index)) == 2
     os.utime(index, (1, 1))
-    store.write_index(tmp_path, rows)
+    store.write_index(tmp_path, [tiny(), waiting])
     assert index.stat().st_mtime == 1  # nothing has changed: `make` need not draw the report again
-    store.write_index(tmp_path, rows[:1])
+    store.write_index(tmp_path)
     assert len(pd.read_parquet(index)) == 1 and index.stat().st_mtime > 1
+
+
+# -- the index that is on disk is taken for the runs as long as it says what they say ------------------------------------
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> Path:
+    """A folder of finished runs with its index."""
+    write_grid(tmp_path, quickstart_fate, widths=[0.125], scales=[1.0, 0.1], seeds=[0, 1])
+    store.write_index(tmp_path)
+    return tmp_path
+
+
+def changed(out: Path, name: str, old: str, new: str) -> None:
+    """Rewrite a file of the first run, and let it look as old as it was."""
+    path = store.runs(out)[0].file(name)
+    before, text = path.stat(), path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_index_up_to_date_spares_reading_the_configurations(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with counted(monkeypatch) as stored:
+        taken = store.index(indexed)
+    (indexed / "index.parquet").unlink()
+    with counted(monkeypatch) as read:
+        made = store.index(indexed)
+    assert (stored["resolved"], read["resolved"]) == (0, 4)
+    assert taken == made
+    assert [[type(value) for value in row.values()] for row in taken.rows] == [
+        [type(value) for value in row.values()] for row in made.rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "column", "value"),
+    [
+        ("outcome.json", '"outcome": "survived"', '"outcome": "diverged"', "outcome", "diverged"),
+        ("outcome.json", '"train/loss": 2.0999999999999996', '"train/loss": 7.5', "train/loss", 7.5),
+        ("config.json", '"lr": 0.5', '"lr": 0.25', "optim.lr", 0.25),
+    ],
+)
+def test_an_index_older_than_a_file_is_not_believed(
+    indexed: Path, name: str, old: str, new: str, column: str, value: object
+) -> None:
+    assert store.index(indexed).rows[0][column] != value
+    changed(indexed, name, old, new)
+    assert store.index(indexed).rows[0][column] == value
+
+
+def test_runs_that_came_or_went_are_seen_beside_an_index(indexed: Path) -> None:
+    names = [run.run_id for run in store.runs(indexed)]
+    new = write_run(indexed, config(seed=9), None, failure="out of memory")
+    assert {row["run_id"]: row["state"] for row in store.index(indexed).rows}[new.run_id] == "failed"
+    shutil.rmtree(new.path)
+    assert [row["run_id"] for row in store.index(indexed).rows] == names
+    shutil.rmtree(store.runs(indexed)[0].path)
+    assert [row["run_id"] for row in store.index(indexed).rows] == names[1:]
+
+
+def test_an_index_of_another_version_is_not_believed(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.store.output_folder._version", lambda: b"newer")
+    with counted(monkeypatch) as counts:
+        store.index(indexed)
+    assert counts["resolved"] == 4
+
+
+def test_an_index_damaged_in_any_byte_changes_nothing(indexed: Path) -> None:
+    path, made = indexed / "index.parquet", store.index(indexed)
+    content = path.read_bytes()
+    for place in (*range(0, len(content), 97), *range(len(content) - 200, len(content))):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert store.index(indexed) == made, place
+    for length in range(0, len(content), 501):
+        path.write_bytes(content[:length])
+        assert store.index(indexed) == made, length
+
+
+def test_numbers_that_stand_among_texts_come_from_the_runs(tmp_path: Path) -> None:
+    for scale in (1.0, (0.3, 0.2, 0.1)):
+        write_run(tmp_path, config(scale=scale), survived())
+    store.write_index(tmp_path)
+    assert {row["model.residual_scale"] for row in store.index(tmp_path).rows} == {1.0, "0.3/0.2/0.1"}
 
 
 def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(tmp_path: Path) -> None:
@@ -192,7 +279,10 @@ def test_a_run_of_an_older_version_is_recognised_by_resolving_its_configuration(
     stored = json.loads(old.file("config.json").read_text())
     del stored["config"]["train"]["stop_at_death"]  # the field is newer than the run
     old.file("config.json").write_text(json.dumps(stored))
-    assert store.folder_of(tmp_path, config, store.by_identity(tmp_path)).path == old.path
+    assert store.folders(tmp_path, [config]) == {config.run_id: old}
+    assert store.folders(tmp_path, [tiny(seed=1)])[tiny(seed=1).run_id].path.name == tiny(seed=1).run_id
+    found = store.index(tmp_path, [config])
+    assert [row["run_id"] for row in found.rows] == ["0ldname"] and not found.pending and not found.foreign
 
 
 def test_a_run_that_continues_keeps_its_first_provenance(run: RunDirectory) -> None:

@@ -52,8 +52,8 @@ def test_a_checkpoint_holds_weights_too(tmp_path: Path, key: str) -> None:
 def test_a_net_is_built_with_the_weights_of_a_file(tmp_path: Path) -> None:
     source = net(1)
     path = save(tmp_path / "weights.pt", source.state_dict())
-    fields = source.config.model_dump(exclude={"weights"})
-    model = build_model(**fields, weights=str(path), num_classes=10, image_size=75)
+    config = source.config.model_copy(update={"weights": str(path)})
+    model = build_model(config, num_classes=10, image_size=75)
     images = torch.randn(2, 3, 75, 75)
     assert torch.equal(source(images), model(images))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +17,7 @@ from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
 
+Found = TypeVar("Found")
 STEPS = ("outcome_step", "outcome_last_live_step", "collapsed_step", "revival_step", "last_step")
 """Columns of a frame of runs that are steps, or missing."""
 
@@ -37,18 +38,25 @@ def load(out: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> pd.D
     Damaged run folders are left out, named in a DamagedRuns warning and listed in `frame.attrs["damaged"]`.
     Raises InputError for a folder that is missing or holds no readable run.
     """
-    folder = Path(out)
-    if not folder.is_dir():
-        raise InputError([f"{folder}: no such folder; expected one that `harness sweep` or `harness run` wrote"])
-    records, unreadable = store.index(folder, planned)
-    tables, broken = _tables(folder, [record["run_id"] for record in records], ())
-    damaged = [str(error) for error in unreadable] + broken
-    sound = [record for record in records if record["run_id"] in tables]
-    if not sound:
-        raise InputError([_no_runs(folder), *damaged])
-    runs = pd.DataFrame(sound).astype(dict.fromkeys(STEPS, "Int64"))
-    _report_damage(runs, damaged)
+    found = _index(Path(out), planned)
+    runs = _frame(Path(out), found, [*found.rows, *found.pending])
+    _report_damage(runs)
     return runs
+
+
+def load_sweep(
+    out: str | os.PathLike[str], planned: Iterable[RunConfig], pending: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of a folder's sweep, those `planned`, and the runs of another one that the folder holds too.
+
+    Each as `load` gives them; `pending`: with the planned runs that have no folder yet. Where nothing is planned, no
+    run is another sweep's. Warns and raises as `load` does.
+    """
+    found = _index(Path(out), planned)
+    runs = _frame(Path(out), found, [*found.rows, *(found.pending if pending else ())])
+    _report_damage(runs)
+    foreign = runs["run_id"].isin(found.foreign)
+    return runs[~foreign].reset_index(drop=True), runs[foreign].reset_index(drop=True)
 
 
 def load_rows(
@@ -64,7 +72,7 @@ def load_rows(
     if runs is None:
         runs = load(out)
     wanted = None if metrics is None else ["step", *metrics]
-    tables, damaged = _tables(Path(out), runs["run_id"], wanted)
+    tables, damaged = _read(Path(out), runs["run_id"], lambda run: run.table(wanted))
     tables = {run_id: table for run_id, table in tables.items() if len(table)}
     lengths = [len(table) for table in tables.values()]
     own = runs.set_index("run_id", drop=False).loc[list(tables), ["run_id", *varying(runs)]]
@@ -72,38 +80,45 @@ def load_rows(
     rows = pd.concat([repeated[["run_id"]], _joined(tables), repeated.drop(columns="run_id")], axis=1)
     if missing := [name for name in metrics or () if len(rows) and name not in rows]:
         demand(runs.drop(columns=missing, errors="ignore"), *missing)
-    _report_damage(rows, damaged)
+    rows.attrs["damaged"] = damaged
+    _report_damage(rows)
     return rows
 
 
-def of_other_sweeps(out: str | os.PathLike[str], runs: pd.DataFrame, planned: Iterable[RunConfig]) -> pd.Series[bool]:
-    """Which runs of a folder are not among the `planned` ones, those of its sweep; none where nothing is planned.
-
-    A run of an older version is known by the identity that its configuration has today.
-    """
-    ids = {config.run_id for config in planned}
-
-    def strange(run_id: str) -> bool:
-        return run_id not in ids and store.RunDirectory(Path(out) / "runs" / run_id).config().run_id not in ids
-
-    return pd.Series([bool(ids) and strange(run_id) for run_id in runs["run_id"]], index=runs.index, dtype=bool)
+def _index(folder: Path, planned: Iterable[RunConfig]) -> store.Index:
+    if not folder.is_dir():
+        raise InputError([f"{folder}: no such folder; expected one that `harness sweep` or `harness run` wrote"])
+    return store.index(folder, planned)
 
 
-def _tables(
-    folder: Path, run_ids: Iterable[str], columns: Sequence[str] | None
-) -> tuple[dict[str, pa.Table], list[str]]:
-    """The rows of each sound run, and what is wrong with the others. Reading is done on every core."""
+def _frame(folder: Path, found: store.Index, rows: Sequence[store.Row]) -> pd.DataFrame:
+    """Rows of an index, those of finished runs apart whose metrics are not what was sealed; `damaged` in its attrs."""
+    finished = [row["run_id"] for row in rows if row["state"] == "finished"]
+    whole, broken = _read(folder, finished, lambda run: len(run.sealed_rows()))
+    sound = [row for row in rows if row["state"] != "finished" or row["run_id"] in whole]
+    damaged = [*map(str, found.damaged), *broken]
+    if not sound:
+        raise InputError([_no_runs(folder), *damaged])
+    runs = pd.DataFrame(sound).astype(dict.fromkeys(STEPS, "Int64"))
+    runs.attrs["damaged"] = damaged
+    return runs
 
-    def read(run_id: str) -> pa.Table | str:
+
+def _read(
+    folder: Path, run_ids: Iterable[str], what: Callable[[store.RunDirectory], Found]
+) -> tuple[dict[str, Found], list[str]]:
+    """What is asked of each run, of the sound ones; and what is wrong with the others. Reads on every core."""
+
+    def read(run_id: str) -> Found | store.Damaged:
         try:
-            return store.RunDirectory(folder / "runs" / run_id).table(columns)
+            return what(store.RunDirectory(folder / "runs" / run_id))
         except store.Damaged as error:
-            return str(error)
+            return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(run_ids, pool.map(read, run_ids), strict=True))
-    tables = {run_id: table for run_id, table in found.items() if not isinstance(table, str)}
-    return tables, [error for error in found.values() if isinstance(error, str)]
+    sound = {run_id: each for run_id, each in found.items() if not isinstance(each, store.Damaged)}
+    return sound, [str(each) for each in found.values() if isinstance(each, store.Damaged)]
 
 
 def _joined(tables: dict[str, pa.Table]) -> pd.DataFrame:
@@ -125,9 +140,8 @@ def provenance(out: str | os.PathLike[str], runs: pd.DataFrame) -> list[dict[str
     return found
 
 
-def _report_damage(frame: pd.DataFrame, damaged: list[str]) -> None:
-    frame.attrs["damaged"] = damaged
-    if damaged:
+def _report_damage(frame: pd.DataFrame) -> None:
+    if damaged := frame.attrs["damaged"]:
         lines = "\n".join(damaged)
         warnings.warn(f"{len(damaged)} damaged run(s) left out:\n{lines}", DamagedRuns, stacklevel=3)
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.frames.load import STEPS, load, load_rows, of_other_sweeps, provenance
+from analysis.frames.load import STEPS, load_rows, load_sweep, provenance
 from harness import files, store
 from harness.config import RunConfig
 from harness.located import InputError, parse
@@ -57,13 +57,11 @@ def read(folder: str | os.PathLike[str], planned: Iterable[RunConfig] = ()) -> R
     """
     place = Path(folder)
     if not is_compact(place):
-        runs = load(place)
-        foreign = of_other_sweeps(place, runs, planned)
-        if foreign.any():
-            warnings.warn(f"{place}: {foreign.sum()} runs of another sweep left out", ForeignRuns, stacklevel=2)
-            runs = runs[~foreign].reset_index(drop=True)
-            if runs.empty:
-                raise InputError([f"{place}: holds no run of its own sweep"])
+        runs, others = load_sweep(place, planned, pending=False)
+        if len(others):
+            warnings.warn(f"{place}: {len(others)} runs of another sweep left out", ForeignRuns, stacklevel=2)
+        if runs.empty:
+            raise InputError([f"{place}: holds no run of its own sweep"])
         return Results(name_of(place), place, runs, load_rows(place, runs))
     try:
         runs, rows = (pd.read_parquet(place / name) for name in (INDEX, ROWS))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims import CLAIMS, Finding, judge
-from analysis.frames.load import load, load_rows, of_other_sweeps, provenance
+from analysis.frames.load import load_rows, load_sweep, provenance
 from analysis.frames.results import Results, name_of
 from analysis.report.layers import LayerReadings, read_layers
 from harness import store
@@ -61,20 +61,18 @@ def read(folder: Path, planned: Sequence[RunConfig]) -> Contents:
 
     Warns with DamagedRuns, and raises InputError for a folder that is missing or holds no readable run.
     """
-    found = load(folder, planned)
-    foreign = of_other_sweeps(folder, found, planned)
-    runs = found[~foreign].reset_index(drop=True)
+    runs, others = load_sweep(folder, planned)
     rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
     return Contents(
         folder=folder,
         runs=runs,
-        others=found[foreign],
+        others=others,
         rows=rows,
         layers=read_layers(folder, runs),
         claims=_claims(folder, runs),
         evaluations=_evaluations(folder, runs),
         provenance=provenance(folder, runs),
-        damaged=[*found.attrs["damaged"], *rows.attrs["damaged"]],
+        damaged=[*runs.attrs["damaged"], *rows.attrs["damaged"]],
         sweep=store.sweep_text(folder),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from analysis.figures import style
 from analysis.frames import selection
 from analysis.frames.columns import varying
 from analysis.report.layers import LayerReadings
+from harness import store
 
 LAST = ("prepool/dead_share_batch", "train/loss", "val/accuracy")
 """Metrics whose last value the table of runs shows."""
@@ -123,9 +124,10 @@ def of_provenance(provenance: Iterable[Mapping[str, Any]]) -> Table:
     """Where the runs came from, equal things once."""
     values: dict[str, dict[str, int]] = {}
     for found in provenance:
-        for name, value in _flat(found, ""):
+        for name, value in store.flat(found).items():
             counts = values.setdefault(name, {})
-            counts[value] = counts.get(value, 0) + 1
+            words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            counts[words] = counts.get(words, 0) + 1
     rows = [[Cell(name), Cell(_tally(counts))] for name, counts in values.items()]
     return Table([Column("what"), Column("value", "text")], rows)
 
@@ -183,16 +185,6 @@ def _interval(before: Any, step: Any) -> str:
     if pd.isna(step):
         return _NOTHING
     return f"≤ {step}" if pd.isna(before) else f"({before}, {step}]"
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        yield name, " ".join(str(item) for item in value)
-    else:
-        yield name, str(value)
 
 
 def _tally(counts: Mapping[str, int]) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 from analysis.frames.columns import demand
 from analysis.statistics import estimates
 from analysis.statistics.estimates import Estimate
+from harness import store
 
 _SUM = re.compile(r"block/b(\d+)/sum/channel_variance")
 
@@ -109,7 +110,7 @@ def _powers(points: pd.DataFrame) -> tuple[float, float]:
 
 def _stages(sums: list[str], repeats: str) -> Iterator[tuple[int, int, str]]:
     """Stage, number in it and name of every block; blocks beyond the repeats are the last stage's."""
-    ends = list(accumulate(int(count) for count in repeats.split("/")))
+    ends = list(accumulate(int(count) for count in store.numbers_of(repeats)))
     for number, name in enumerate(sums):
         stage = min(sum(number >= end for end in ends), len(ends) - 1)
         yield stage + 1, number + 1 - (ends[stage - 1] if stage else 0), name

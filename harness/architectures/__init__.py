@@ -5,6 +5,7 @@ notation -> table -> fields; widths -> plan -> death, resolution. README.md says
 """
 
 from harness.architectures.death import DeathEvent, death_event, pool_input
+from harness.architectures.fields import ModelConfig
 from harness.architectures.notation import Branch, Conv, Fork, Module, Pool, convs, parse
 from harness.architectures.plan import Blueprint, blueprint, minimum_image_size, residual_scales
 from harness.architectures.resolution import resolve
@@ -33,6 +34,7 @@ __all__ = [
     "Conv",
     "DeathEvent",
     "Fork",
+    "ModelConfig",
     "Module",
     "Pool",
     "Stage",

@@ -10,6 +10,7 @@ from harness.architectures.table import ArchitectureName
 from harness.strict import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share, Strict, one_message
 
 PerStage = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1)]
+Stem = Literal["paper", "small"]
 ResidualScale = Annotated[
     NonNegativeFloat | PerStage | Literal["learned"] | None,
     one_message("a number >= 0, a list with one such number per stage, or 'learned'"),
@@ -26,7 +27,7 @@ class ModelConfig(Strict):
 
     name: ArchitectureName = "inception_resnet_v2"
     """Row of the table of architectures (`harness models` lists them)."""
-    stem: Literal["paper", "small"] | None = None
+    stem: Stem | None = None
     """Layers before the first stage: the paper's (299x299, minimum 75x75) or a small-image stem (32x32 gives an 8x8
     trunk). Left out: the paper's from 75 pixels on, else the small one."""
     width: PositiveFloat = 1.0
@@ -76,3 +77,10 @@ class ModelConfig(Strict):
     relative path counts from the working directory."""
     weights_sha256: str | None = None
     """SHA-256 of the file `weights`, filled in when left out. It, not the path, is part of the run's identity."""
+
+    @property
+    def modules(self) -> tuple[int, ...]:
+        """Number of modules in each stage. Raises ValueError for a configuration that is not resolved."""
+        if self.repeats is None:
+            raise ValueError(f"this configuration of {self.name} is not resolved: its repeats are left out")
+        return self.repeats

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
+from harness.architectures.fields import ModelConfig, Stem
 from harness.architectures.notation import Conv, Module, parse
-from harness.architectures.table import ARCHITECTURES, AUX_POOL, AUX_STAGE, SMALL_STEM_FIRST, Architecture
+from harness.architectures.table import (
+    ARCHITECTURES,
+    AUX_POOL,
+    AUX_STAGE,
+    SMALL_STEM_FIRST,
+    Architecture,
+    ArchitectureName,
+)
 from harness.architectures.widths import out_grid, out_width, same_padding, scale_filters, scale_module
 
 
@@ -51,15 +57,15 @@ class Blueprint:
         return tuple(grids)
 
 
-def blueprint(name: str, axes: Mapping[str, Any]) -> Blueprint:
-    """Scale a row of the table. `axes`: the resolved fields of ModelConfig that shape a network."""
-    row = ARCHITECTURES[name]
-    trunk = axes["width"] * axes["trunk_width"]
-    inner = axes["width"] * axes["branch_width"]
-    order = bool(axes["figure_order"])
+def blueprint(config: ModelConfig) -> Blueprint:
+    """Scale a row of the table as a resolved configuration says."""
+    row = ARCHITECTURES[config.name]
+    trunk = config.width * config.trunk_width
+    inner = config.width * config.branch_width
+    order = bool(config.figure_order)
     stem = tuple(scale_module(parse(text, order), trunk) for text in row.stem)
     reductions = tuple(scale_module(parse(text, order), trunk) for text in row.reductions)
-    if axes["stem"] == "small":
+    if config.stem == "small":
         stem_width = 0
         for module in stem:
             stem_width = out_width(module, stem_width)
@@ -70,7 +76,7 @@ def blueprint(name: str, axes: Mapping[str, Any]) -> Blueprint:
     ending = trunk if row.kind == "resnet" else inner  # a plain residual branch ends with the trunk's width
     stages = tuple(
         tuple(scale_module(parse(stage.module(index), order), inner, ending) for index in range(repeats))
-        for stage, repeats in zip(row.stages, axes["repeats"], strict=True)
+        for stage, repeats in zip(row.stages, config.modules, strict=True)
     )
     return Blueprint(
         architecture=row,
@@ -82,13 +88,12 @@ def blueprint(name: str, axes: Mapping[str, Any]) -> Blueprint:
 
 
 @cache
-def minimum_image_size(name: str, stem: str, aux_head: bool = False) -> int:
+def minimum_image_size(name: ArchitectureName, stem: Stem, aux_head: bool = False) -> int:
     """The smallest square image: the first stage sees more than one position, and every grid has at least one.
 
     The auxiliary head needs 5x5 positions after the second stage.
     """
-    row = ARCHITECTURES[name]
-    plan = blueprint(name, default_shape(row) | {"stem": stem})
+    plan = blueprint(published(name, stem))
     size = 1
     while True:
         grids = plan.grids(size)
@@ -97,23 +102,22 @@ def minimum_image_size(name: str, stem: str, aux_head: bool = False) -> int:
         size += 1
 
 
-def default_shape(row: Architecture) -> dict[str, Any]:
-    """The axes of the published network."""
-    repeats = tuple(stage.repeats for stage in row.stages)
-    return {"width": 1.0, "trunk_width": 1.0, "branch_width": 1.0, "figure_order": False, "repeats": repeats}
+@cache
+def published(name: ArchitectureName, stem: Stem) -> ModelConfig:
+    """The network at its published size, in what shapes it."""
+    return ModelConfig(name=name, stem=stem, repeats=tuple(stage.repeats for stage in ARCHITECTURES[name].stages))
 
 
-def residual_scales(name: str, axes: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+def residual_scales(config: ModelConfig) -> tuple[tuple[float, ...], ...]:
     """Each block's residual scale, stage by stage; the initial ones if they are learned. Empty if there are none."""
-    row = ARCHITECTURES[name]
+    row = ARCHITECTURES[config.name]
     if row.kind == "inception":
         return ()
-    scale, repeats = axes["residual_scale"], axes["repeats"]
-    if scale == "learned":
-        scale = axes["residual_scale_init"]
+    scale = config.residual_scale_init if config.residual_scale == "learned" else config.residual_scale
+    assert scale is not None, "a resolved residual net has a scale"
     if not isinstance(scale, tuple):
-        return tuple((scale,) * count for count in repeats)
-    per_block = [[value] * count for value, count in zip(scale, repeats, strict=False)]
+        return tuple((scale,) * count for count in config.modules)
+    per_block = [[value] * count for value, count in zip(scale, config.modules, strict=False)]
     if row.last_block is not None and per_block[-1]:
         per_block[-1][-1] = scale[-1]
     return tuple(tuple(stage) for stage in per_block)

@@ -7,14 +7,18 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from harness.architectures.fields import ModelConfig, Stem
 from harness.architectures.notation import convs
-from harness.architectures.plan import blueprint, default_shape, minimum_image_size
-from harness.architectures.table import ARCHITECTURES, Architecture
+from harness.architectures.plan import blueprint, minimum_image_size, published
+from harness.architectures.table import ARCHITECTURES, Architecture, ArchitectureName
 from harness.architectures.widths import scale_filters
+
+Problem = tuple[str, str]
+"""A field, and why it is refused."""
 
 
 @cache
-def _defaults(name: str, stem: str) -> Mapping[str, Any]:
+def _defaults(name: ArchitectureName, stem: Stem) -> Mapping[str, Any]:
     """The optional fields that a network has, with the value that each takes when left out."""
     row = ARCHITECTURES[name]
     fields: dict[str, Any] = {
@@ -41,43 +45,37 @@ def _names_with(field: str) -> str:
     return ", ".join(name for name in ARCHITECTURES if field in _defaults(name, "paper"))
 
 
-def resolve(name: str, image_size: int, axes: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Complete and check the fields of a ModelConfig.
+def resolve(config: ModelConfig, image_size: int) -> tuple[ModelConfig, list[Problem]]:
+    """Complete and check the configuration of a network for square images of this size.
 
-    Returns the values of the fields that were left out and that this architecture has, with the one canonical form of
-    what can be written in several ways; and the problems, as (field, message). A field that the architecture lacks
-    keeps its default, so that equal networks have equal configurations.
+    Returns it with a value in every field that was left out and that its architecture has, and with the one canonical
+    form of what can be written in several ways; and the problems. A field that the architecture lacks keeps its
+    default, so that equal networks have equal configurations. What is resolved stays as it is.
     """
-    row = ARCHITECTURES[name]
-    stem = axes["stem"]
+    row = ARCHITECTURES[config.name]
+    stem = config.stem
     if stem is None or row.kind == "resnet":
-        fits = image_size >= minimum_image_size(name, "paper")
+        fits = image_size >= minimum_image_size(config.name, "paper")
         stem = "paper" if fits or row.kind == "resnet" else "small"
-    defaults = _defaults(name, stem)
-    left_out = {field: value for field, value in defaults.items() if axes[field] is None}
-    given = {**axes, **left_out, "stem": stem}
-    if given["residual_scale"] == "learned" and given["residual_scale_init"] is None:
-        given["residual_scale_init"] = 1.0
-    if isinstance(given["residual_scale"], tuple):
-        given["residual_scale"] = _canonical_scale(row, given["residual_scale"])
-    if given["up_projection_init"] == 1.0:
-        given["up_projection_init"] = "default"
-
-    problems = [
-        *_check_stem(name, row, stem, axes["stem"], image_size),
-        *_check_lacking(name, stem, axes),
-        *_check_stages(name, row, given),
-        *_check_batch_norm(name, row, given),
-        *_check_widths(name, row, stem, given),
+    defaults = _defaults(config.name, stem)
+    values = {field: value for field, value in defaults.items() if getattr(config, field) is None} | {"stem": stem}
+    scale = values.get("residual_scale", config.residual_scale)
+    if scale == "learned" and config.residual_scale_init is None:
+        values["residual_scale_init"] = 1.0
+    if isinstance(scale, tuple):
+        values["residual_scale"] = _canonical_scale(row, scale)
+    if config.up_projection_init == 1.0:
+        values["up_projection_init"] = "default"
+    resolved = config.model_copy(update=values)
+    return resolved, [
+        *_check_stem(resolved, row, stem, config.stem, image_size),
+        *_check_lacking(config, stem),
+        *_check_stages(resolved, row),
+        *_check_batch_norm(resolved, row),
+        *_check_widths(resolved, row, stem),
+        *_check_residual_scale_init(resolved),
+        *_check_aux_head(resolved, stem, image_size),
     ]
-    if given["residual_scale_init"] is not None and given["residual_scale"] != "learned":
-        problems.append(("residual_scale_init", "only with residual_scale `learned`"))
-    if given["aux_head"] and "aux_head" in defaults:
-        minimum = minimum_image_size(name, stem, aux_head=True)
-        if image_size < minimum:
-            why = f"the auxiliary head of {name} needs images of at least {minimum}x{minimum}"
-            problems.append(("aux_head", f"{why} with stem `{stem}`, not {image_size}x{image_size}"))
-    return {field: value for field, value in given.items() if value != axes[field]}, problems
 
 
 def _canonical_scale(row: Architecture, scales: tuple[float, ...]) -> float | tuple[float, ...]:
@@ -89,21 +87,21 @@ def _canonical_scale(row: Architecture, scales: tuple[float, ...]) -> float | tu
 
 
 def _check_stem(
-    name: str, row: Architecture, stem: str, asked: str | None, image_size: int
-) -> Iterator[tuple[str, str]]:
+    config: ModelConfig, row: Architecture, stem: Stem, asked: Stem | None, image_size: int
+) -> Iterator[Problem]:
     if asked not in (None, stem):
-        yield "stem", f"{name} has one stem, which is one for small images: leave stem out"
-    minimum = minimum_image_size(name, stem)
+        yield "stem", f"{config.name} has one stem, which is one for small images: leave stem out"
+    minimum = minimum_image_size(config.name, stem)
     if image_size < minimum:
         which = "the small-image stem" if stem == "small" else "the paper's stem"
-        why = f"{which} of {name} needs images of at least {minimum}x{minimum}, not {image_size}x{image_size}"
+        why = f"{which} of {config.name} needs images of at least {minimum}x{minimum}, not {image_size}x{image_size}"
         yield "stem", why
 
 
-def _check_lacking(name: str, stem: str, axes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    has = _defaults(name, stem)
+def _check_lacking(config: ModelConfig, stem: Stem) -> Iterator[Problem]:
+    name, has = config.name, _defaults(config.name, stem)
     for field in _OPTIONAL:
-        if axes[field] is None or field in has:
+        if getattr(config, field) is None or field in has:
             continue
         if field in _defaults(name, "paper"):
             yield field, f"{name} has no {field} with stem `{stem}`: figure and code differ in the paper's stem only"
@@ -111,9 +109,9 @@ def _check_lacking(name: str, stem: str, axes: Mapping[str, Any]) -> Iterator[tu
             yield field, f"{name} has no {field}; those that have: {_names_with(field)}"
 
 
-def _check_stages(name: str, row: Architecture, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    stages = len(row.stages)
-    repeats, scale = given["repeats"], given["residual_scale"]
+def _check_stages(config: ModelConfig, row: Architecture) -> Iterator[Problem]:
+    name, stages = config.name, len(row.stages)
+    repeats, scale = config.modules, config.residual_scale
     if len(repeats) != stages:
         yield "repeats", f"{name} has {stages} stages: give {stages} whole numbers, not {len(repeats)}"
     elif row.kind == "resnet" and 0 in repeats[1:]:
@@ -126,8 +124,8 @@ def _check_stages(name: str, row: Architecture, given: Mapping[str, Any]) -> Ite
         yield "residual_scale", f"{name} has {stages} stages: give {stages} numbers{last}, not {len(scale)}"
 
 
-def _check_batch_norm(name: str, row: Architecture, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    where, repeats = given["batch_norm"], given["repeats"]
+def _check_batch_norm(config: ModelConfig, row: Architecture) -> Iterator[Problem]:
+    name, where = config.name, config.batch_norm
     if where in ("branch_output", "after_sum") and row.kind == "inception":
         yield (
             "batch_norm",
@@ -137,11 +135,11 @@ def _check_batch_norm(name: str, row: Architecture, given: Mapping[str, Any]) ->
         yield "batch_norm", f"every residual branch of {name} ends with a batch-norm already (`branch_output`)"
     elif where == "pre_pool" and (row.kind == "inception" or row.last_layer is not None):
         yield "batch_norm", f"the pre-pool layer of {name} has a batch-norm already (`pre_pool`)"
-    elif where == "pre_pool" and repeats[-1:] == (0,):
+    elif where == "pre_pool" and config.modules[-1:] == (0,):
         yield "batch_norm", "`pre_pool` needs a module in the last stage: without, that layer has a batch-norm already"
     if where == "none":
         for field, default in (("bn_gamma", True), ("bn_eps", 1e-3), ("bn_momentum", 0.1)):
-            if given[field] != default:
+            if getattr(config, field) != default:
                 yield field, "there is no batch-norm with batch_norm `none`"
 
 
@@ -149,14 +147,16 @@ def _names_with_residuals() -> str:
     return ", ".join(name for name, row in ARCHITECTURES.items() if row.kind != "inception")
 
 
-def _check_widths(name: str, row: Architecture, stem: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _check_widths(config: ModelConfig, row: Architecture, stem: Stem) -> Iterator[Problem]:
+    name = config.name
     if row.kind == "inception":
         for field in ("trunk_width", "branch_width"):
-            if given[field] != 1.0:
+            if getattr(config, field) != 1.0:
                 why = f"{name} has no residual branch, its modules set the trunk's width: use width"
                 yield field, f"{why}; those that have {field}: {_names_with_residuals()}"
     refused: list[tuple[float, str, str]] = []
     for factor, layer, filters in _narrowest(name, stem):
+        given = {"width": config.width, factor: getattr(config, factor)}
         if scale_filters(filters, given["width"] * given[factor]) < 1:
             field, other = ("width", factor) if given["width"] <= given[factor] else (factor, "width")
             works = _round_up(0.5 / filters / given[other])
@@ -167,11 +167,23 @@ def _check_widths(name: str, row: Architecture, stem: str, given: Mapping[str, A
     yield from {field: why for _, field, why in sorted(refused)}.items()
 
 
+def _check_residual_scale_init(config: ModelConfig) -> Iterator[Problem]:
+    if config.residual_scale_init is not None and config.residual_scale != "learned":
+        yield "residual_scale_init", "only with residual_scale `learned`"
+
+
+def _check_aux_head(config: ModelConfig, stem: Stem, image_size: int) -> Iterator[Problem]:
+    if config.aux_head and "aux_head" in _defaults(config.name, stem):
+        minimum = minimum_image_size(config.name, stem, aux_head=True)
+        if image_size < minimum:
+            why = f"the auxiliary head of {config.name} needs images of at least {minimum}x{minimum}"
+            yield "aux_head", f"{why} with stem `{stem}`, not {image_size}x{image_size}"
+
+
 @cache
-def _narrowest(name: str, stem: str) -> tuple[tuple[str, str, int], ...]:
+def _narrowest(name: ArchitectureName, stem: Stem) -> tuple[tuple[str, str, int], ...]:
     """The layer with the fewest filters of those that a further factor scales: (the factor's field, layer, filters)."""
-    row = ARCHITECTURES[name]
-    plan = blueprint(name, default_shape(row) | {"stem": stem})
+    plan = blueprint(published(name, stem))
     places = [("stem", module) for module in plan.stem]
     places += [(f"reduction {index + 1}", module) for index, module in enumerate(plan.reductions) if module]
     layers = [("trunk_width", place, conv) for place, module in places for conv in convs(module)]

@@ -122,7 +122,7 @@ def _cifar(depth: int) -> Architecture:
 
 
 # Branches are listed in the order in which the released code concatenates them.
-ARCHITECTURES: Mapping[str, Architecture] = {
+ARCHITECTURES: Mapping[ArchitectureName, Architecture] = {
     "inception_resnet_v1": Architecture(
         source="figs. 7, 10-15",
         stem=V1_STEM,

@@ -118,8 +118,8 @@ class _Loop:
         self.device = torch.device("cuda" if cuda else "cpu")
         torch.manual_seed(config.seed)
         size, classes = config.data.image_size, 10
-        settings = config.model.model_dump(exclude={"name", "weights", "weights_sha256"})
-        self.model = build_model(config.model.name, num_classes=classes, image_size=size, **settings).to(
+        network = config.model.model_copy(update={"weights": None, "weights_sha256": None})
+        self.model = build_model(network, num_classes=classes, image_size=size).to(
             self.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.optim)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
@@ -70,9 +72,9 @@ class RunConfig(Strict):
         digest, why = _weights_digest(self.model.weights, self.model.weights_sha256)
         if why:
             problems.append((("model", "weights"), why))
-        axes, refused = architectures.resolve(self.model.name, self.data.image_size, self.model.model_dump())
+        model, refused = architectures.resolve(self.model, self.data.image_size)
         problems += [(("model", field), message) for field, message in refused]
-        object.__setattr__(self, "model", self.model.model_copy(update=axes | {"weights_sha256": digest}))
+        object.__setattr__(self, "model", model.model_copy(update={"weights_sha256": digest}))
         if problems:
             raise ValidationError.from_exception_data(
                 "RunConfig",
@@ -83,9 +85,9 @@ class RunConfig(Strict):
             )
         return self
 
-    @property
+    @cached_property
     def run_id(self) -> str:
-        """Hash of the whole resolved training configuration, 12 hexadecimal digits.
+        """Hash of the whole resolved training configuration, 12 hexadecimal digits; made once, when it is asked for.
 
         Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
         and devices are left out; a file of weights counts by its content.
@@ -96,6 +98,12 @@ class RunConfig(Strict):
             del training["data"][field]
         canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which makes its own run_id: `update` may change it."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("run_id", None)
+        return copied
 
 
 def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None, str | None]:

@@ -82,14 +82,8 @@ def _read_run(source: Path, weights: Weights) -> tuple[RunConfig, dict[str, Any]
 
 
 def _build(config: RunConfig, device: torch.device, weights: str | None = None) -> nn.Module:
-    fields = config.model.model_dump(exclude={"name", "weights", "weights_sha256"})
-    model = build_model(
-        config.model.name,
-        num_classes=count_classes(config.data),
-        image_size=config.data.image_size,
-        weights=weights,
-        **fields,
-    )
+    network = config.model.model_copy(update={"weights": weights, "weights_sha256": None})
+    model = build_model(network, num_classes=count_classes(config.data), image_size=config.data.image_size)
     return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 

@@ -46,12 +46,11 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, *, num_classes: int, image_size: int) -> None:
         super().__init__()
-        axes = config.model_dump()
-        plan = architectures.blueprint(config.name, axes)
+        plan = architectures.blueprint(config)
         inception_resnet = plan.architecture.kind == "inception_resnet"
         self.config = config
-        self.relu_feeds_pool, self.bn_before_pool_relu = architectures.pool_input(config.name, axes)
-        self.death_event: DeathEvent = architectures.death_event(config.name, axes)
+        self.relu_feeds_pool, self.bn_before_pool_relu = architectures.pool_input(config)
+        self.death_event: DeathEvent = architectures.death_event(config)
         style = Style(
             activation=config.activation,
             normed=config.batch_norm != "none",
@@ -69,7 +68,7 @@ class Network(nn.Module):
         self.stages = nn.ModuleList()
         self.reductions = nn.ModuleList()
         self.aux_head: AuxiliaryHead | None = None
-        scales = architectures.residual_scales(config.name, axes)
+        scales = architectures.residual_scales(config)
         for index, modules in enumerate(plan.stages):
             if index > 0:
                 reduction = plan.reductions[index - 1]
@@ -157,14 +156,25 @@ def _build_block(
     )
 
 
-def build_model(name: str, *, num_classes: int, image_size: int, **fields: Any) -> Network:
-    """Build a network of the table, its weights drawn from torch's global generator, or those of the file `weights`.
+@overload
+def build_model(network: ModelConfig, *, num_classes: int, image_size: int) -> Network: ...
 
-    `fields` are the other fields of `harness.config.ModelConfig`. Raises ValueError with every problem.
+
+@overload
+def build_model(network: str, *, num_classes: int, image_size: int, **fields: Any) -> Network: ...
+
+
+def build_model(network: ModelConfig | str, *, num_classes: int, image_size: int, **fields: Any) -> Network:
+    """Build a network, its weights drawn from torch's global generator, or those of the file `weights`.
+
+    `network` is a resolved configuration, such as `RunConfig.model`, or a name of the table; `fields` are then the
+    other fields of `harness.config.ModelConfig`. Raises ValueError with every problem.
 
     >>> model = build_model("inception_resnet_v2", num_classes=10, image_size=32, width=0.125, residual_scale=0.1)
     """
-    config = configured(name, image_size, **fields)
+    if isinstance(network, ModelConfig) and fields:
+        raise TypeError(f"{', '.join(fields)}: fields go with a name; a configuration has its own")
+    config = network if isinstance(network, ModelConfig) else configured(network, image_size, **fields)
     if num_classes < 1:
         raise ValueError(f"num_classes: at least 1, not {num_classes}")
     model = Network(config, num_classes=num_classes, image_size=image_size)
@@ -178,15 +188,15 @@ def build_model(name: str, *, num_classes: int, image_size: int, **fields: Any) 
 
 
 def configured(name: str, image_size: int, **fields: Any) -> ModelConfig:
-    """A checked configuration in which every field left out has its value. Raises ValueError with every problem."""
+    """A resolved configuration from the name of a network and fields. Raises ValueError with every problem."""
     try:
         config = ModelConfig(name=name, **fields)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ValueError(_lines((".".join(map(str, each["loc"])), each["msg"]) for each in error.errors())) from None
-    values, problems = architectures.resolve(name, image_size, config.model_dump())
+    resolved, problems = architectures.resolve(config, image_size)
     if problems:
         raise ValueError(_lines(problems))
-    return config.model_copy(update=values)
+    return resolved
 
 
 def _lines(problems: Iterable[tuple[str, str]]) -> str:

@@ -67,7 +67,7 @@ def summarise(name: str, *, num_classes: int, image_size: int, **fields: Any) ->
     gamma = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     gamma = gamma if config.bn_gamma else 0
     params = _params(model)
-    plan = architectures.blueprint(config.name, config.model_dump())
+    plan = architectures.blueprint(config)
     return Summary(
         config=config,
         image_size=image_size,

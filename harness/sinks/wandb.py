@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import RunConfig
 from harness.located import InputError
@@ -16,7 +16,15 @@ from harness.outcome import Outcome
 from harness.sinks.sink import Histogram
 from harness.store import RunDirectory
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 WandbMode = Literal["online", "offline", "disabled"]
+
+
+def project() -> str:
+    """The W&B project that everything is logged to: the harness's, unless the environment names one."""
+    return os.environ.get("WANDB_PROJECT", "residual-harness")
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,9 @@ def quiet_wandb() -> Any:
 
 
 def log_report(
-    name: str,
-    figures: Mapping[str, Path],
-    tables: Mapping[str, tuple[list[str], list[list[Any]]]],
-    options: WandbOptions,
+    name: str, figures: Iterable[Path], tables: Mapping[str, pd.DataFrame], folder: Path, mode: WandbMode
 ) -> None:
-    """Log a sweep's figures (image files) and tables (columns and rows) as one run of job type `report`.
+    """Log the report on a sweep, its figures (image files) and tables, beside its runs, as one run of type `report`.
 
     Its id is made from the sweep's name, so that a report drawn again takes the place of the one before. Raises
     InputError where wandb refuses.
@@ -116,22 +121,21 @@ def log_report(
     try:
         wandb = quiet_wandb()
         run = wandb.init(
-            mode=options.mode,
-            dir=str(options.folder),
-            project=options.project,
+            mode=mode,
+            dir=str(folder),
+            project=project(),
             id="report-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)[:100],
             name=f"report on {name}",
             resume="allow",
-            group=options.group,
+            group=name[:128],
             job_type="report",
-            tags=list(options.tags),
+            tags=[name[:64]],
             settings=_settings(wandb),
         )
-        content: dict[str, Any] = {f"report/{name}": wandb.Image(str(path)) for name, path in figures.items()}
-        content |= {
-            f"report/{name}": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-            for name, (columns, rows) in tables.items()
-        }
+        content: dict[str, Any] = {f"report/{path.stem}": wandb.Image(str(path)) for path in figures}
+        for table, frame in tables.items():
+            rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+            content[f"report/{table}"] = wandb.Table(columns=list(map(str, frame)), data=rows, allow_mixed_types=True)
         run.log(content)
         run.finish()
     except Exception as error:  # whatever breaks in it, the report itself is written

@@ -14,12 +14,14 @@
 A row that `append` has returned for survives SIGKILL. A damaged file is set aside, never read past.
 """
 
+from harness.store.columns import flat, numbers_of, text_of
 from harness.store.damage import Damaged
 from harness.store.lock import Locked
 from harness.store.output_folder import (
+    Index,
     adopt,
     by_identity,
-    folder_of,
+    folders,
     index,
     index_row,
     runs,
@@ -33,6 +35,7 @@ from harness.store.verification import verify
 
 __all__ = [
     "Damaged",
+    "Index",
     "Locked",
     "Row",
     "RunDirectory",
@@ -41,11 +44,14 @@ __all__ = [
     "by_identity",
     "decode_row",
     "encode_row",
-    "folder_of",
+    "flat",
+    "folders",
     "index",
     "index_row",
+    "numbers_of",
     "runs",
     "sweep_text",
+    "text_of",
     "verify",
     "write_index",
     "write_sweep_text",

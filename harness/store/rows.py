@@ -47,13 +47,13 @@ def last_values(rows: Iterable[Row]) -> Row:
     return last
 
 
-def to_parquet(rows: Sequence[Row]) -> bytes:
+def to_parquet(rows: Sequence[Row], metadata: Mapping[str, str] | None = None) -> bytes:
     """Rows as the content of a Parquet file, null where a row lacks a metric."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
-    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names}, metadata=metadata)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()

@@ -102,22 +102,28 @@ class RunDirectory:
 
     def config(self) -> RunConfig:
         """The run's configuration, resolved anew. Raises Damaged."""
-        return self._read_config()[0]
+        stored, _ = self._read_config()
+        try:
+            return RunConfig.model_validate(stored)
+        except ValidationError as error:
+            raise Damaged(self.file("config.json"), error) from None
 
     def provenance(self) -> dict[str, Any]:
         """Where the run came from. Raises Damaged."""
-        return self._read_config()[1]
+        _, origin = self._read_config()
+        return origin
 
-    def _read_config(self) -> tuple[RunConfig, dict[str, Any]]:
+    def _read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
         path = self.file("config.json")
         try:
             content = json.loads(path.read_bytes())
-            config, origin, of = content["config"], dict(content["provenance"]), content.get("run_id", self.run_id)
-            if of != self.run_id:
-                raise Damaged(path, f"it is that of run {of}")
-            return RunConfig.model_validate(config), origin
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
+            config, origin = dict(content["config"]), dict(content["provenance"])
+            of = content.get("run_id", self.run_id)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(path, error) from None
+        if of != self.run_id:
+            raise Damaged(path, f"it is that of run {of}")
+        return config, origin
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
@@ -151,21 +157,26 @@ class RunDirectory:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self.file("outcome.json")
+        finished = self.file("outcome.json").exists()
         try:
-            if path.exists():
-                expected = json.loads(path.read_bytes())["metrics_sha256"]
-                path = self.file("metrics.parquet")
-                content = path.read_bytes()
-                if hashlib.sha256(content).hexdigest() != expected:
-                    raise Damaged(path, "its content is not what was sealed")
-            else:
-                path = self.file("metrics.jsonl")
-                content = to_parquet(self.open_rows())
+            content = self.sealed_rows() if finished else to_parquet(self.open_rows())
             names = None if columns is None else list(columns)
             return pq.ParquetFile(pa.BufferReader(content)).read(names, use_threads=False)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+            raise Damaged(self.file("metrics.parquet" if finished else "metrics.jsonl"), error) from None
+
+    def sealed_rows(self) -> bytes:
+        """The content of a finished run's metrics.parquet. Raises Damaged unless it is what was sealed."""
+        path, expected = self.file("metrics.parquet"), self.sealed_outcome()["metrics_sha256"]
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise Damaged(path, "missing, though the run is finished") from None
+        except OSError as error:
             raise Damaged(path, error) from None
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise Damaged(path, "its content is not what was sealed")
+        return content
 
     def open_rows(self) -> list[Row]:
         """The rows of a run that goes on, in the order in which they were written.

@@ -33,13 +33,8 @@ def verify(run: RunDirectory) -> None:
 def _verify_finished(run: RunDirectory) -> None:
     run.outcome()
     run.config()
-    content = run.sealed_outcome()
-    rows = run.file("metrics.parquet")
-    if not rows.exists():
-        raise Damaged(rows, "missing, though the run is finished")
-    if hashlib.sha256(rows.read_bytes()).hexdigest() != content["metrics_sha256"]:
-        raise Damaged(rows, "its content is not what was sealed")
-    for name, seal in content.get("sealed", {}).items():
+    run.sealed_rows()
+    for name, seal in run.sealed_outcome().get("sealed", {}).items():
         _verify_seal(run.file(name), seal)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +15,7 @@ from harness.config import RunConfig
 from harness.data.check import check_data
 from harness.devices import visible_gpus
 from harness.located import InputError, read_text
-from harness.sinks import wandb
-from harness.sinks.wandb import WandbMode, WandbOptions
+from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
 from harness.sweep.executors import inline, interruptible, local, worker_slots
@@ -25,7 +23,6 @@ from harness.sweep.expand import Sweep, cell, expand, get_field
 from harness.sweep.work import Report, Task
 
 ExecutorName = Literal["inline", "local"]
-WANDB_PROJECT = "residual-harness"
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,15 @@ def read_sweep(path: Path) -> Sweep:
     return expand(read_text(path), str(path))
 
 
+def sweep_of(out: Path) -> Sweep:
+    """The sweep that an output folder belongs to; of single runs, one of the folder's name without runs.
+
+    Raises InputError for a sweep file that is damaged.
+    """
+    text = store.sweep_text(out)
+    return Sweep(out.resolve().name, "", (), (), "") if text is None else expand(text, str(out / "sweep.yaml"))
+
+
 def label(config: RunConfig, varied: Iterable[str]) -> str:
     """A run in words: the fields in which the sweep's runs differ."""
     values = cell(config, tuple(varied))
@@ -53,7 +59,7 @@ def label(config: RunConfig, varied: Iterable[str]) -> str:
 def show(value: object) -> str:
     """A configuration value, short."""
     if isinstance(value, tuple):
-        return "/".join(show(item) for item in value)
+        return store.text_of(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -63,6 +69,8 @@ def prepare(out: Path, sweep: Sweep) -> None:
         held = store.sweep_text(out)
     except OSError as error:
         raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
+    if held == sweep.text:
+        return
     if held is not None:
         ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
         if ids != {config.run_id for config in sweep.configs}:
@@ -90,8 +98,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
             raise InputError([f"{source}: --reuse: no such folder"])
     check_inputs(sweep.configs)
     prepare(out, sweep)
-    known = store.by_identity(out)
-    folders = {config.run_id: store.folder_of(out, config, known) for config in sweep.configs}
+    folders = store.folders(out, sweep.configs)
     labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
     taken = _take_over(sweep.configs, folders, settings.reuse)
     if taken:
@@ -114,7 +121,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
             inline(tasks, display)
         elif tasks:
             local(tasks, display, slots)
-    write_index(out)
+    store.write_index(out, sweep.configs)
     return display.failed
 
 
@@ -141,7 +148,7 @@ def _finished(run: RunDirectory) -> bool:
 def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], sources: Iterable[Path]) -> int:
     count = 0
     for source in sources:
-        known = store.by_identity(source)
+        known = store.by_identity(store.runs(source))
         for config in configs:
             run, other = folders[config.run_id], known.get(config.run_id)
             if not run.path.exists() and other is not None and _finished(other):
@@ -162,37 +169,7 @@ def wandb_options(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -
         return None
     group = " ".join(f"{field}={show(value)}" for field, value in cell(config, sweep.varied).items()) or sweep.name
     tags = (sweep.name[:64], config.model.name, config.data.name)
-    return WandbOptions(mode, out, os.environ.get("WANDB_PROJECT", WANDB_PROJECT), group[:128], tags)
-
-
-def log_report(out: Path, figures: Sequence[str], tables: Mapping[str, Any], mode: WandbMode) -> None:
-    """Log a report's figures, files of OUT/figures, and tables, data frames, to wandb beside the runs of its sweep.
-
-    Raises InputError where wandb refuses.
-    """
-    text = store.sweep_text(out)
-    name = expand(text, str(out / "sweep.yaml")).name if text is not None else out.resolve().name
-    project = os.environ.get("WANDB_PROJECT", WANDB_PROJECT)
-    plain = {
-        name: ([str(column) for column in frame], frame.astype(object).where(frame.notna(), None).to_numpy().tolist())
-        for name, frame in tables.items()
-    }
-    paths = {Path(file).stem: out / "figures" / file for file in figures}
-    wandb.log_report(name, paths, plain, WandbOptions(mode, out, project, name[:128], (name[:64],)))
-
-
-def sweep_configs(out: Path) -> tuple[RunConfig, ...]:
-    """The runs of the sweep that a folder belongs to; none for a folder of single runs."""
-    text = store.sweep_text(out)
-    return expand(text, str(out / "sweep.yaml")).configs if text is not None else ()
-
-
-def write_index(out: Path) -> tuple[list[store.Row], list[Damaged]]:
-    """Rebuild OUT/index.parquet from the runs; gives its rows, and the damaged runs that it leaves out."""
-    rows, damaged = store.index(out, sweep_configs(out))
-    if rows:
-        store.write_index(out, rows)
-    return rows, damaged
+    return WandbOptions(mode, out, project(), group[:128], tags)
 
 
 def dry_run(sweep: Sweep) -> Table:

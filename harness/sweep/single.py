@@ -16,9 +16,9 @@ from harness.config.command_line import resolve
 from harness.located import InputError
 from harness.outcome import Outcome
 from harness.sinks.sink import Histogram, Sink
-from harness.sinks.wandb import WandbMode, WandbOptions
+from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.sweep.executors import interruptible
-from harness.sweep.run import WANDB_PROJECT, check_inputs, write_index
+from harness.sweep.run import check_inputs, sweep_of
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
@@ -71,10 +71,10 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
         (out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
-    run = store.folder_of(out, config, store.by_identity(out))
+    run = store.folders(out, [config])[config.run_id]
     options = None
     if wandb != "disabled":
-        options = WandbOptions(wandb, out, WANDB_PROJECT, config.model.name, (config.model.name, config.data.name))
+        options = WandbOptions(wandb, out, project(), config.model.name, (config.model.name, config.data.name))
     if leads:
         console.print(f"run {run.run_id} in {run.path}")
 
@@ -84,7 +84,7 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     with interruptible(), _ranks(config):
         report = work(Task(config, run.path, command, options), show)
     if leads:
-        write_index(out)
+        store.write_index(out, sweep_of(out).configs)
         return _tell(report, console)
     return report.state == "failed"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from harness import store
+from harness.config import RunConfig
 from harness.located import InputError
-from harness.sweep.run import sweep_configs
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,21 @@ class Status:
         }
 
 
-def read_status(out: Path) -> Status:
-    """Read an output folder. Raises InputError when it is none."""
+def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
+    """Read an output folder; `planned` are the runs of its sweep. Raises InputError when it is none."""
     if not out.is_dir():
         raise InputError([f"{out}: no such folder"])
     if not (out / "runs").is_dir():
         raise InputError([f"{out}: not an output folder: it has no runs/"])
-    rows, damaged = store.index(out, sweep_configs(out))
+    found = store.index(out, planned)
+    rows = [*found.rows, *found.pending]
     counts = Counter(row["state"] for row in rows)
     return Status(
         out=out,
         states={state: counts[state] for state in ("pending", "running", "finished", "failed")},
         outcomes=dict(sorted(Counter(row["outcome"] for row in rows if row["outcome"]).items())),
         failures={row["run_id"]: row["failure"] for row in rows if row["state"] == "failed"},
-        damaged=tuple(str(error) for error in damaged),
+        damaged=tuple(str(error) for error in found.damaged),
     )
 
 

@@ -67,10 +67,8 @@ class Trainer:
             raise ValueError("train.sync_batch_norm needs GPUs: torch has no synchronised batch-norm on the CPU")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
         torch.manual_seed(config.seed)
-        settings = config.model.model_dump(exclude={"name", "weights_sha256"})
-        model = build_model(
-            config.model.name, num_classes=data.num_classes, image_size=config.data.image_size, **settings
-        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = build_model(config.model, num_classes=data.num_classes, image_size=config.data.image_size)
+        model = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.manual_seed(config.seed + 1_000_003 * distributed.rank())
         eager: Callable[..., Any] = model
         if distributed.world_size() > 1:
