@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 from torch import Tensor
 
 from harness import distributed
 from harness.outcome import SCREEN
 from harness.probes.definitions import UnitReading
 from harness.probes.prepool import PrePool
+from harness.stopwatch import Stopwatch
 from harness.training.reading import StepReading
 from harness.training.trainer import Trainer
 
@@ -17,13 +16,13 @@ from harness.training.trainer import Trainer
 class Monitor:
     """Checks the outcome at its steps, which no instrument moves, and feeds the trainer's detector.
 
-    seconds: spent on checks so far.
+    stopwatch: the time spent on checks.
     """
 
     def __init__(self, trainer: Trainer, prepool: PrePool, probe_set: Tensor) -> None:
         self._trainer, self._prepool, self._probe_set = trainer, prepool, probe_set
         self._units: tuple[int, UnitReading | None] = -1, None
-        self.seconds = 0.0
+        self.stopwatch = Stopwatch()
 
     def due(self, step: int) -> bool:
         """Whether the outcome is checked at this step."""
@@ -42,20 +41,21 @@ class Monitor:
 
     def check(self, reading: StepReading) -> None:
         """Take a check. The probe set is read unless the training batch shows enough life."""
-        started = time.perf_counter()
-        detector, diverged_step = self._trainer.detector, reading.diverged_step
-        if diverged_step is not None:
-            detector.see_divergence(diverged_step)
-        else:
-            dead = inert = False
-            if reading.prepool.get("prepool/inert_share_batch", 1.0) >= SCREEN:
-                units = self._read_probe_set()
-                self._units = reading.step, units
-                dead, inert = distributed.agreed(
-                    (False, False) if units is None else (bool(units.dead.all()), bool(units.inert.all()))
-                )
-            detector.see(reading.step, dead=dead, inert=inert)
-        self.seconds += time.perf_counter() - started
+        with self.stopwatch.running():
+            if reading.diverged_step is not None:
+                self._trainer.detector.see_divergence(reading.diverged_step)
+            else:
+                self._check_units(reading)
+
+    def _check_units(self, reading: StepReading) -> None:
+        dead = inert = False
+        if reading.prepool.get("prepool/inert_share_batch", 1.0) >= SCREEN:
+            units = self._read_probe_set()
+            self._units = reading.step, units
+            dead, inert = distributed.agreed(
+                (False, False) if units is None else (bool(units.dead.all()), bool(units.inert.all()))
+            )
+        self._trainer.detector.see(reading.step, dead=dead, inert=inert)
 
     def _read_probe_set(self) -> UnitReading | None:
         trainer = self._trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from harness.probes.definitions import UnitReading
 from harness.probes.passes import images_together, undisturbed
 from harness.probes.prepool import PrePool
 from harness.sinks.sink import Histogram, Sink
+from harness.stopwatch import Stopwatch
 from harness.training.monitor import Monitor
 from harness.training.reading import Row, StepReading
 from harness.training.trainer import Trainer
@@ -42,7 +42,8 @@ class Recorder:
         self.wants_histogram = any(sink.wants_histogram for sink in sinks)
         self._row: dict[str, Any] = {}  # of the step that goes on
         self._histogram: Histogram | None = None
-        self._seconds = 0.0
+        # the probe's own where there is one, so that its readings of the probe set count once
+        self._stopwatch = Stopwatch() if trainer.probe is None else trainer.probe.stopwatch
 
     def due(self, step: int) -> bool:
         """Whether this step gives a row."""
@@ -52,22 +53,14 @@ class Recorder:
         """Begin the row of a step, with the probe set and held-out images where they are due: always in the last."""
         if not self._sinks:
             return
-        started = time.perf_counter()
-        trainer, step = self._trainer, reading.step
-        row: dict[str, Any] = {"step": step, **reading.train, **trainer.rates, **reading.prepool}
-        if reading.prepool:
-            row |= self._batches.readings()
-            self._histogram = self._prepool.histogram() if self.wants_histogram else None
-        if last or (step > 0 and step % trainer.config.probes.probe_set_every == 0):
-            row |= self._read_sets(self._monitor.probe_set_units(step))
-            if trainer.probe is not None:
-                with trainer.autocast():
-                    trainer.probe.read_set(self._probe_set, batch_size=trainer.config.data.batch_size, step=step)
-            if trainer.average is not None:
-                with trainer.average.in_place():
-                    row |= {f"{name}_averaged": value for name, value in self._read_sets().items()}
-        self._row = row
-        self._seconds += time.perf_counter() - started
+        with self._stopwatch.running():
+            step = reading.step
+            self._row = {"step": step, **reading.train, **self._trainer.rates, **reading.prepool}
+            if reading.prepool:
+                self._row |= self._batches.readings()
+                self._histogram = self._prepool.histogram() if self.wants_histogram else None
+            if last or (step > 0 and step % self._trainer.config.probes.probe_set_every == 0):
+                self._row |= self._read_sets(step)
 
     def write_rows(self) -> None:
         """Give the sinks the rows of the step that is over: what was read before its update, and by it."""
@@ -76,8 +69,11 @@ class Recorder:
         for row in [*([] if probe is None else probe.take()), self._row]:
             if row:
                 rows.setdefault(row["step"], {}).update(row)
-        seconds = self._seconds + (0.0 if probe is None else probe.seconds)
-        clock = {"elapsed": self._trainer.seconds, "check": self._monitor.seconds, "probe": seconds}
+        clock = {
+            "elapsed": self._trainer.seconds,
+            "check": self._monitor.stopwatch.seconds,
+            "probe": self._stopwatch.seconds,
+        }
         for step, row in sorted(rows.items()):
             content = {name: value for name, value in row.items() if name not in ("step", "time/probe")}
             content |= {f"time/{name}": value for name, value in clock.items()}
@@ -85,8 +81,20 @@ class Recorder:
                 sink.row(step, content, self._histogram)
         self._row, self._histogram = {}, None
 
-    def _read_sets(self, known: UnitReading | None = None) -> Row:
-        """Readings of the probe set and the held-out images; `known` is what a check has read of the probe set."""
+    def _read_sets(self, step: int) -> Row:
+        """Readings of the probe set, its layers among them, and of the held-out images."""
+        trainer = self._trainer
+        row = self._read_parameters(self._monitor.probe_set_units(step))
+        if trainer.probe is not None:
+            with trainer.autocast():
+                trainer.probe.read_set(self._probe_set, batch_size=trainer.config.data.batch_size, step=step)
+        if trainer.average is not None:
+            with trainer.average.in_place():
+                row |= {f"{name}_averaged": value for name, value in self._read_parameters().items()}
+        return row
+
+    def _read_parameters(self, known: UnitReading | None = None) -> Row:
+        """The same of the model's present parameters; `known` is what a check has read of the probe set with them."""
         trainer = self._trainer
         with trainer.autocast():
             row = self._prepool.read_set(trainer.model, self._probe_set, trainer.config.data.batch_size, known)
