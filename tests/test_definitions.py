@@ -200,6 +200,15 @@ def test_a_batch_reading_has_every_name_once() -> None:
     assert counts[0] / sum(counts) >= row["prepool/zero_fraction"]
 
 
+def test_a_histogram_is_of_the_reading_that_was_armed_with_it() -> None:
+    net = Net()
+    with PrePool(net.pool) as prepool:
+        for histogram in (True, False):
+            prepool.arm(histogram)
+            net(torch.randn(4, 3, 6, 6))
+            assert (prepool.histogram() is not None) is histogram
+
+
 def test_nothing_is_read_unless_armed_and_the_hook_is_gone_afterwards() -> None:
     net = Net()
     with PrePool(net.pool) as prepool:

@@ -22,8 +22,8 @@ from harness.evaluation.members import load_member
 from harness.evaluation.protocols import views
 from harness.located import InputError
 from harness.store import RunDirectory
+from harness.training.recorder import held_out_reading
 from harness.training.train import train
-from harness.training.watch import held_out_reading
 from tests.jpegs import folder_data, write_jpegs
 from tests.runs import tiny
 

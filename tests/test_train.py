@@ -11,8 +11,8 @@ from harness.data.dataset import load_dataset
 from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
+from harness.training.reading import largest_norm
 from harness.training.train import train
-from harness.training.watch import largest_norm
 from tests.runs import timeless, tiny
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from harness.optim.build import build_optimizer
 from harness.probes import Cadence, observe
 from harness.probes.prepool import PrePool
 from harness.probes.selection import select
-from harness.training.watch import largest_norm
+from harness.training.reading import largest_norm
 
 PROBE_CADENCE = Cadence().every
 TARGETS = {"prepool": 0.01, "blocks": 0.02}

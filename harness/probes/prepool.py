@@ -61,7 +61,7 @@ class PrePool:
 
     def arm(self, histogram: bool = False) -> None:
         """Read the next forward pass, with a histogram of the activations if wanted."""
-        self._armed, self._with_histogram = True, histogram
+        self._armed, self._with_histogram, self._histogram = True, histogram, None
 
     @torch.no_grad()
     def _read(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from harness.patterns import suggestion
 from harness.probes.cadence import Cadence
 from harness.probes.definitions import DORMANT_BELOW
-from harness.probes.packets import Packet, pack, unpack
+from harness.probes.hooks import ActivationHooks, UnitAxis
 from harness.probes.parameters import ParameterReader
 from harness.probes.passes import undisturbed
 from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
-from harness.probes.taps import Switch, Tap, UnitAxis
+from harness.probes.steps import Steps
+from harness.probes.transfer import PackedPass, pack, unpack
+from harness.stopwatch import Stopwatch
 from harness.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def observe(
     wanted = tuple(READINGS if readings is None else readings)
     for name in wanted:
         if name not in READINGS:
-            near = difflib.get_close_matches(name, READINGS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ";"
-            raise ValueError(f"readings: {name!r} is unknown{hint} there are {', '.join(READINGS)}")
+            raise ValueError(f"readings: {name!r} is unknown{suggestion(name, READINGS)}")
     core, group = _unwrap(model)
     selection = select(core, where, sums)
     if parameters is not None:
@@ -126,6 +125,7 @@ class Probe:
     a model which was compiled and called before has to be compiled anew, by torch.compiler.reset().
 
     notes: what was asked for by a preset and cannot be read.
+    stopwatch: measures `seconds`.
     """
 
     def __init__(
@@ -140,20 +140,17 @@ class Probe:
         unit_axis: UnitAxis,
     ) -> None:
         self._root, self._core, self._group = root, core, group
-        self._cadence, self._optimizer, self._writer = cadence, optimizer, writer
-        self._selection = selection
-        self._switch = Switch()
-        self._taps = [Tap(point, self._switch, unit_axis) for point in selection.points]
+        self._optimizer, self._writer, self._selection = optimizer, writer, selection
+        self.stopwatch = Stopwatch()
+        self._steps = Steps(cadence, until_update=optimizer is not None)
+        self._hooks = ActivationHooks(selection.points, unit_axis, self.stopwatch)
         self._parameters = ParameterReader(core, selection.parameters, selection.norms)
         self._stack = contextlib.ExitStack()
-        self._packets: list[Packet] = []
+        self._passes: list[PackedPass] = []  # of the step that goes on
         self._rows: list[Row] = []
         self._timelines = {"batch": Timeline(), "probe": Timeline()}
         self._layers: tuple[str, ...] = ()
-        self._dead_share: dict[str, float] = {}
-        self._step, self._dense_until = -1, -1
-        self._fires = self._explicit = self._reading_set = self._inside_graph = False
-        self._step_done = True
+        self._reading_set = self._inside_graph = False
         self.notes = list(selection.notes)
 
     # -- installation --------------------------------------------------------------------------------------------
@@ -161,8 +158,8 @@ class Probe:
     def __enter__(self) -> Probe:
         for word in self._selection.warnings:
             warnings.warn(word, ProbeWarning, stacklevel=2)
-        for tap in self._taps:
-            self._stack.callback(tap.install().remove)
+        for handle in self._hooks.install():
+            self._stack.callback(handle.remove)
         if getattr(self._root, "_compiled_call_impl", None) is not None:  # model.compile() puts hooks into the graph
             self._stack.enter_context(self._around_compiled_call())
         else:
@@ -181,7 +178,7 @@ class Probe:
                 self._end_step()
         finally:
             self._stack.close()
-            self._switch.on = False
+            self._hooks.disarm()
             self._forget()
 
     @contextlib.contextmanager
@@ -208,17 +205,17 @@ class Probe:
         From the first call on steps are no longer counted. The same number again goes on with the step. Raises
         ValueError for a number below the last one.
         """
-        if not (self._explicit and number == self._step):
-            if number <= self._step:
-                raise ValueError(f"step {number} is not above the last one, {self._step}")
-            self._explicit = True
-            self._begin(number)
-        return self._fires
+        steps = self._steps
+        if not (steps.given and number == steps.number):
+            if number <= steps.number:
+                raise ValueError(f"step {number} is not above the last one, {steps.number}")
+            steps.given = True
+            self._begin_step(number)
+        return steps.fires
 
-    def _begin(self, step: int) -> None:
+    def _begin_step(self, number: int) -> None:
         self._end_step()
-        self._step, self._step_done = step, False
-        self._fires = self._cadence.due(step) or step <= self._dense_until
+        self._steps.begin(number)
 
     def _before_forward(self, *_: Any) -> None:
         if torch.compiler.is_compiling():
@@ -226,99 +223,70 @@ class Probe:
             return
         if self._reading_set:
             return
-        self._switch.on = False
+        self._hooks.disarm()
         if not self._core.training or not torch.is_grad_enabled():
             return
-        if not self._explicit and (self._optimizer is None or self._step_done):
-            self._begin(self._step + 1)
-        if self._fires and not self._step_done:
-            self._arm()
+        if self._steps.next_pass_begins:
+            self._begin_step(self._steps.number + 1)
+        if self._steps.open:
+            self._hooks.arm()
 
     def _after_forward(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling() and self._switch.on and not self._reading_set:
-            self._disarm(self._packets, self._group)
-
-    def _arm(self) -> None:
-        for tap in self._taps:
-            tap.reset()
-        self._switch.calls, self._switch.last = 0, None
-        self._switch.on = True
-
-    def _disarm(self, packets: list[Packet], group: Any = None) -> None:
-        self._switch.on = False
-        self._switch.reducer.clear()
-        started = perf_counter()
-        found = sorted((each for tap in self._taps for each in tap.found), key=lambda each: each.order)
-        for tap in self._taps:
-            tap.reset()
-        if not found:
-            raise RuntimeError(
-                f"none of the {len(self._taps)} observed layers was called in the forward pass; "
-                "enter observe() before the first call of a compiled model (or call torch.compiler.reset())"
-            )
-        packets.append(pack(found, group))
-        self._switch.seconds += perf_counter() - started
+        if not torch.compiler.is_compiling() and self._hooks.armed and not self._reading_set:
+            with self.stopwatch.running():
+                self._passes.append(pack(self._hooks.take(), self._group))
 
     def _before_update(self, *_: Any) -> None:
-        if self._fires and not self._step_done:
-            started = perf_counter()
-            self._parameters.before()
-            self._switch.seconds += perf_counter() - started
+        if self._steps.open:
+            with self.stopwatch.running():
+                self._parameters.before()
 
     def _after_update(self, *_: Any) -> None:
-        if self._fires and not self._step_done:
-            started = perf_counter()
-            self._parameters.after()
-            self._switch.seconds += perf_counter() - started
-        self._step_done = True
+        if self._steps.open:
+            with self.stopwatch.running():
+                self._parameters.after()
+        self._steps.update()
 
     # -- readings ------------------------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
-        """End a step of which nothing more can come: its update is made, or it has none."""
-        if self._step_done or (self._optimizer is None and not self._explicit):
+        if self._steps.over:
             self._end_step()
 
     def _end_step(self) -> None:
         """Turn what the step left on the device into a row; what still comes of it is not read."""
-        if self._inside_graph and not self._packets and (self._fires or not self._explicit):
+        steps = self._steps
+        if self._inside_graph and not self._passes and (steps.fires or not steps.given):
             raise RuntimeError(
                 "the model is called inside a compiled graph, where steps cannot be seen: give observe() what "
                 "torch.compile returned, or call model.compile() before it"
             )
-        self._inside_graph = self._fires = False
+        self._inside_graph = False
+        steps.close()
         pending = self._parameters.pending
-        if not self._packets and pending is None:
-            return
-        started = perf_counter()
-        parts, values = unpack(self._packets, pending)
-        row: Row = {"step": self._step}
-        if parts:
-            units = merge([part.units for part in parts])
+        if self._passes or pending is not None:
+            with self.stopwatch.running():
+                row = self._step_row(pending)
+                self._forget()
+            self._rows.append(row | {"time/probe": self.seconds})
+
+    def _step_row(self, pending: Tensor | None) -> Row:
+        number = self._steps.number
+        passes, values = unpack(self._passes, pending)
+        row: Row = {"step": number}
+        if passes:
+            units = merge([each.units for each in passes])
             self._meet_layers(units)
-            row |= self._writer.row(units, parts, "batch")
+            row |= self._writer.row(units, passes, "batch")
             dead = units.dead_by_layer()
-            self._timelines["batch"].append(self._step, dead)
-            self._watch_for_burst({layer: int(np.count_nonzero(bits)) / bits.size for layer, bits in dead.items()})
-        if pending is not None:
-            row |= self._parameters.row(values)
-        self._forget()
-        self._switch.seconds += perf_counter() - started
-        self._rows.append(row | {"time/probe": self._switch.seconds})
+            self._timelines["batch"].append(number, dead)
+            self._steps.see_dead({layer: int(np.count_nonzero(bits)) / bits.size for layer, bits in dead.items()})
+        return row if pending is None else row | self._parameters.row(values)
 
     def _forget(self) -> None:
-        self._packets = []
+        self._passes = []
         self._parameters.clear()
-        self._switch.reducer.clear()
-        self._switch.last = None
-        for tap in self._taps:
-            tap.reset()
-
-    def _watch_for_burst(self, shares: Mapping[str, float]) -> None:
-        rises = [share - self._dead_share[layer] for layer, share in shares.items() if layer in self._dead_share]
-        self._dead_share |= shares
-        if self._step > self._dense_until:  # a burst does not prolong itself: noise would never let it end
-            self._dense_until = self._cadence.burst_end(self._step, max(rises, default=-1.0))
+        self._hooks.forget()
 
     def _meet_layers(self, units: Units) -> None:
         if self._layers:
@@ -328,7 +296,7 @@ class Probe:
         for point in silent:
             word = f"{point.name}: {point.module_name} was not called in the forward pass; nothing is read there"
             if point.asked_for:
-                warnings.warn(word, ProbeWarning, stacklevel=4)
+                warnings.warn(word, ProbeWarning, stacklevel=5)
             else:
                 self.notes.append(word)
 
@@ -344,7 +312,7 @@ class Probe:
     @property
     def seconds(self) -> float:
         """Seconds spent on reading so far; in compiled graphs the part outside of them."""
-        return self._switch.seconds
+        return self.stopwatch.seconds
 
     @property
     def rows(self) -> list[Row]:
@@ -399,43 +367,39 @@ class Probe:
             raise ValueError(f"weights: the model has no parameter {', '.join(sorted(unknown))}")
         self._catch_up()
         if step is None:
-            step = self._step if self._explicit else self._step + 1
+            step = self._steps.number if self._steps.given else self._steps.number + 1
         row: Row = {"step": step}
         source = "probe" if weights is None else "averaged"
-        for training in (True, False):
-            packets = self._read_batches(
-                images.tensor_split(math.ceil(images.shape[0] / batch_size)), weights, training
-            )
-            started = perf_counter()
-            parts, _ = unpack(packets, None)
-            units = merge([part.units for part in parts])
-            row |= self._writer.row(units, parts, source if training else f"{source}_eval")
-            if training and weights is None and step > self._timelines["probe"].last_step():
-                self._timelines["probe"].append(step, units.dead_by_layer())
-            self._switch.seconds += perf_counter() - started
-        row["time/probe"] = self._switch.seconds
+        batches = images.tensor_split(math.ceil(images.shape[0] / batch_size))
+        with self.stopwatch.running():
+            for training in (True, False):
+                passes, _ = unpack(self._read_batches(batches, weights, training), None)
+                units = merge([each.units for each in passes])
+                row |= self._writer.row(units, passes, source if training else f"{source}_eval")
+                if training and weights is None and step > self._timelines["probe"].last_step():
+                    self._timelines["probe"].append(step, units.dead_by_layer())
+        row["time/probe"] = self.seconds
         self._rows.append(row)
         return dict(row)
 
     def _read_batches(
         self, batches: Sequence[Tensor], weights: Mapping[str, Tensor] | None, training: bool
-    ) -> list[Packet]:
-        packets: list[Packet] = []
+    ) -> list[PackedPass]:
+        passes: list[PackedPass] = []
         self._reading_set = True
-        started, inside = perf_counter(), self._switch.seconds
         try:
             with undisturbed(self._core, training), _eager(self._core):
                 for batch in batches:
-                    self._arm()
+                    self._hooks.arm()
                     if weights is None:
                         self._core(batch)
                     else:
                         torch.func.functional_call(self._core, dict(weights), (batch,))
-                    self._disarm(packets)
+                    passes.append(pack(self._hooks.take()))
         finally:
-            self._switch.on = self._reading_set = False
-            self._switch.seconds = inside + perf_counter() - started
-        return packets
+            self._hooks.disarm()
+            self._reading_set = False
+        return passes
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -443,9 +407,7 @@ class Probe:
         """Tensors and plain values from which `restore` goes on with the same rows and timelines; ends the step."""
         self._end_step()
         return {
-            "step": self._step,
-            "dense_until": self._dense_until,
-            "dead_share": dict(self._dead_share),
+            **self._steps.state(),
             "timelines": {
                 name: {
                     key: values.tolist() if key == "layers" else torch.from_numpy(values.copy())
@@ -457,8 +419,7 @@ class Probe:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the state of a checkpoint."""
-        self._step, self._dense_until = state["step"], state["dense_until"]
-        self._dead_share = dict(state["dead_share"])
+        self._steps.restore(state)
         self._timelines = {
             name: Timeline.from_arrays({key: np.asarray(values) for key, values in arrays.items()})
             for name, arrays in state["timelines"].items()

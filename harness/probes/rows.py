@@ -9,8 +9,8 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.probes.packets import Part
 from harness.probes.readings import LAYER_READINGS, SUM_READINGS, Floats, Layout, Sums, Units, active_readings
+from harness.probes.transfer import UnpackedPass
 
 Row = dict[str, float | int]
 _DEFINED_BY_SOURCE = ("dead", "inert", "dormant")
@@ -29,11 +29,11 @@ class RowWriter:
         self._active = {name: each for name, each in active_readings(dormant_below).items() if name in readings}
         self._sums = {name: each for name, each in SUM_READINGS.items() if name in readings}
 
-    def row(self, units: Units, parts: Sequence[Part], source: str) -> Row:
-        """The metrics of `units`, which are those of `parts` merged."""
+    def row(self, units: Units, passes: Sequence[UnpackedPass], source: str) -> Row:
+        """The metrics of `units`, which are those of `passes` merged."""
         row: Row = {}
         with np.errstate(all="ignore"):
-            units, sums = _complete(units, parts)
+            units, sums = _complete(units, passes)
             every, counted = np.arange(len(units.count)), np.flatnonzero(units.layout.counted)
             for reading, function in self._layers.items():
                 _add(row, units.layout, every, reading, source, function(units))
@@ -53,12 +53,12 @@ def _add(row: Row, layout: Layout, layers: NDArray[np.int64], reading: str, sour
     row.update(zip(_names(layout, len(layers), reading, source), values.tolist(), strict=True))
 
 
-def _complete(units: Units, parts: Sequence[Part]) -> tuple[Units, Sums]:
-    """Add each scaled branch whose factor is known; gather the inner products of all parts."""
+def _complete(units: Units, passes: Sequence[UnpackedPass]) -> tuple[Units, Sums]:
+    """Add each scaled branch whose factor is known; gather the inner products of all passes."""
     products: dict[str, float] = {}
     factors: dict[str, float] = {}
-    for part in parts:
-        for name, product, factor in zip(part.sums, part.products.tolist(), part.factors.tolist(), strict=True):
+    for each in passes:
+        for name, product, factor in zip(each.sums, each.products.tolist(), each.factors.tolist(), strict=True):
             products[name] = products.get(name, 0.0) + product
             if factor == factor:
                 factors[name] = factor

@@ -50,7 +50,7 @@ def is_residual_sum(name: str, module: nn.Module) -> bool:
 def select(model: nn.Module, where: Where, sums: ModulePredicate = is_residual_sum) -> Selection:
     """The points that `where` names.
 
-    where: a preset (see `Preset`), a glob pattern over module names (see `harness.probes.patterns`), a predicate over
+    where: a preset (see `Preset`), a glob pattern over module names (see `harness.patterns`), a predicate over
         (name, module), or a list of presets and patterns. A pattern reads a module's output, and with `:input` at its
         end its first input. Patterns find ReLUs that are function calls under the name `OWNER.relu()`.
     sums: which modules are residual sums, called with (skip, branch).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,14 +10,17 @@ import torch
 
 from harness import distributed
 from harness.config import RunConfig
-from harness.data.dataset import load_dataset
+from harness.data.dataset import Dataset, load_dataset
 from harness.devices import pick_device
 from harness.outcome import Outcome
+from harness.probes.prepool import PrePool
 from harness.sinks.sink import Sink
 from harness.sinks.store import StoreSink
 from harness.store import Damaged, RunDirectory
+from harness.training.monitor import Monitor
+from harness.training.reading import read_end, read_step
+from harness.training.recorder import Recorder
 from harness.training.trainer import Trainer
-from harness.training.watch import Watch
 
 TIMELINES: tuple[Literal["batch", "probe"], ...] = ("batch", "probe")
 
@@ -39,27 +43,11 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
     sinks: list[Sink] = [StoreSink(run, trainer.step), *mirrors()] if writes else []
     outcome = None
     try:
-        batches = data.batches(config.seed, trainer.step, distributed.rank(), distributed.world_size())
-        with Watch(trainer, data, batches, sinks) as watch, batches:
-            resumed_at = trainer.step
-            while trainer.step < trainer.length.steps:
-                if trainer.step % config.compute.checkpoint_every == 0 and trainer.step > resumed_at:
-                    save(run, trainer)
-                read = watch.before(trainer.step)
-                images, labels = next(batches)
-                logits = trainer.forward_backward(images, labels, read)
-                if watch.ended(logits, labels):
-                    break
-                trainer.update()
-                watch.updated()
-            else:
-                watch.end()
+        train_steps(trainer, data, run, sinks)
         save(run, trainer)
         if trainer.probe is not None and writes:
             run.write_timelines({name: trainer.probe.timeline(name).to_arrays() for name in TIMELINES})
-        outcome = trainer.detector.outcome(trainer.step)
-        if config.optim.warmup.name == "two_phase" and trainer.switch_step is None:
-            outcome = outcome.noting("the two-phase warm-up never ended: its threshold was not reached")
+        outcome = trainer.outcome()
     finally:
         for sink in reversed(sinks):  # the outcome file comes last
             sink.close(outcome)
@@ -73,6 +61,42 @@ def restore(run: RunDirectory, trainer: Trainer, checkpoint: dict[str, Any]) -> 
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise Damaged(run.file("checkpoint.pt"), f"not of this run's network and optimizer: {why}") from None
+
+
+def train_steps(trainer: Trainer, data: Dataset, run: RunDirectory, sinks: Sequence[Sink]) -> None:
+    """Take the steps that are left, to the last one or to the event that ends the run."""
+    config, resumed_at = trainer.config, trainer.step
+    batches = data.batches(config.seed, resumed_at, distributed.rank(), distributed.world_size())
+    prepool = PrePool(trainer.model.pool, config.probes.dormant_below, distributed.gather)  # type: ignore[arg-type]
+    probe_set = data.probe_set()
+    monitor = Monitor(trainer, prepool, probe_set)
+    recorder = Recorder(trainer, monitor, prepool, probe_set, data.held_out, batches, sinks)
+    with prepool, trainer.probe or contextlib.nullcontext(), batches:
+        while trainer.step < trainer.length.steps:
+            step = trainer.step
+            if step % config.compute.checkpoint_every == 0 and step > resumed_at:
+                save(run, trainer)
+            check, row = monitor.due(step), recorder.due(step)
+            if check or row:
+                prepool.arm(histogram=row and recorder.wants_histogram)
+            images, labels = next(batches)
+            logits = trainer.forward_backward(images, labels, read=check or row)
+            if check or row:
+                reading = read_step(trainer, prepool, logits, labels)
+                if check:
+                    monitor.check(reading)
+                    trainer.end_first_phase(reading.error)
+                if row or monitor.ended:
+                    recorder.begin_row(reading, last=monitor.ended)
+            if monitor.ended:
+                break
+            trainer.update()
+            recorder.write_rows()
+        else:
+            reading = read_end(trainer)
+            monitor.check(reading)
+            recorder.begin_row(reading, last=True)
+        recorder.write_rows()
 
 
 def save(run: RunDirectory, trainer: Trainer) -> None:

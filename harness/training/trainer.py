@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from harness.models import build_model
 from harness.optim.averaging import Average
 from harness.optim.build import build_optimizer, update
 from harness.optim.schedules import Length, learning_rate
-from harness.outcome import Detector
+from harness.outcome import Detector, Outcome
 from harness.probes.cadence import Cadence
 from harness.probes.probe import Probe, observe
 
@@ -104,6 +103,12 @@ class Trainer:
         """The learning rate of the coming update."""
         return learning_rate(self.config.optim, self.step, self.length, self.switch_step)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The coming update's learning rate, the sum of those before, and when a two-phase warm-up ended, for a row."""
+        rates = {"optim/lr": self.lr, "optim/cumulative_lr": self.cumulative_lr}
+        return rates if self.switch_step is None else {**rates, "optim/switch_step": self.switch_step}
+
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `restore` goes on bitwise on the CPU. Every rank must call it."""
         return {
@@ -152,10 +157,11 @@ class Trainer:
     def forward_backward(self, images: Tensor, labels: Tensor, read: bool = False) -> Tensor:
         """Loss and gradients of a batch (N, 3, H, W), (N,), any auxiliary head's in it; gives the logits (N, classes).
 
-        A step that is `read` runs uncompiled: the instruments stay out of the compiled graph.
+        A step that is `read`, or whose layers are, runs uncompiled: the instruments stay out of the compiled graph.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        network = self.eager if read else self.network
+        read_layers = self.probe is not None and self.probe.step(self.step)
+        network = self.eager if read or read_layers else self.network
         smoothing = self.config.train.label_smoothing
         logits: Tensor
         with self.autocast():
@@ -187,12 +193,12 @@ class Trainer:
         if warmup.threshold is not None and self.switch_step is None and self.step + 1 >= len(self.errors):
             self.switch_step = self.step if error < warmup.threshold else None
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model with its averaged parameters, until the end of the block."""
-        assert self.average is not None
-        with self.average.in_place():
-            yield
+    def outcome(self) -> Outcome:
+        """The outcome as the checks so far decide it, with a note on a two-phase warm-up that has not ended."""
+        outcome = self.detector.outcome(self.step)
+        if self.config.optim.warmup.name == "two_phase" and self.switch_step is None:
+            return outcome.noting("the two-phase warm-up never ended: its threshold was not reached")
+        return outcome
 
 
 def layer_probe(probes: ProbesConfig, model: Callable[..., Any], optimizer: torch.optim.Optimizer) -> Probe | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from harness.probes.moments import Moments, Reducer, unit_axis
 from harness.probes.points import Point
+from harness.stopwatch import Stopwatch
 
 UnitAxis = int | Callable[[str, nn.Module], int | None] | None
 
 
-class Found(NamedTuple):
+class LayerMoments(NamedTuple):
     """What one layer left in one forward pass: moments, and for a residual sum its branch's inner product and factor.
 
     order: how many layers were read before it in this pass.
@@ -30,39 +30,88 @@ class Found(NamedTuple):
     factor: float | Tensor | None = None
 
 
-class Switch:
-    """What all taps of one probe share: whether they read, what was read last, and the seconds that reading took.
+class HookContext:
+    """What all hooks of one probe share: whether they read, and what was read last.
 
-    A tap does nothing but look at `on` in a pass that is not read, so that torch.compile makes two graphs, one for each
-    of its values. `calls` is 0 before each pass for the same reason.
+    A hook does nothing but look at `reads` in a pass that is not read, so that torch.compile makes two graphs, one for
+    each of its values. `calls` is 0 before each pass for the same reason.
     """
 
-    def __init__(self) -> None:
-        self.on = False
-        self.calls = 0
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.stopwatch = stopwatch
         self.reducer = Reducer()
-        self.seconds = 0.0
+        self.reads = False
+        self.calls = 0
         self.last: tuple[weakref.ref[Tensor], int, int, Moments] | None = None
 
-    def remember(self, x: Tensor, axis: int, found: Moments) -> None:
+    def remember(self, x: Tensor, axis: int, moments: Moments) -> None:
         """A block's output is the next one's skip: it need not be read twice. Keeps no tensor alive."""
         if not torch.compiler.is_compiling() and not x.is_inference():
-            self.last = weakref.ref(x), x._version, axis, found
+            self.last = weakref.ref(x), x._version, axis, moments
 
     def recall(self, x: Tensor, axis: int) -> Moments | None:
         """The moments of `x` if it is what was read last, unchanged since."""
         if torch.compiler.is_compiling() or self.last is None or x.is_inference():
             return None
-        reference, version, along, found = self.last
-        return found if reference() is x and x._version == version and along == axis else None
+        reference, version, along, moments = self.last
+        return moments if reference() is x and x._version == version and along == axis else None
 
 
-class Tap:
+class ActivationHooks:
+    """The hooks on all points of a probe. They read the forward pass that comes after `arm` and before `take`."""
+
+    def __init__(self, points: Sequence[Point], axis: UnitAxis, stopwatch: Stopwatch) -> None:
+        self._context = HookContext(stopwatch)
+        self._hooks = [ActivationHook(point, self._context, axis) for point in points]
+
+    def install(self) -> list[RemovableHandle]:
+        """Register them."""
+        return [hook.install() for hook in self._hooks]
+
+    @property
+    def armed(self) -> bool:
+        """Whether they read."""
+        return self._context.reads
+
+    def arm(self) -> None:
+        """Read from here on."""
+        for hook in self._hooks:
+            hook.reset()
+        self._context.calls, self._context.last = 0, None
+        self._context.reads = True
+
+    def disarm(self) -> None:
+        """Read no more."""
+        self._context.reads = False
+
+    def take(self) -> list[LayerMoments]:
+        """Read no more, and give what the pass left, in the order of the layers. Raises RuntimeError for nothing."""
+        self.disarm()
+        self._context.reducer.clear()
+        found = sorted((each for hook in self._hooks for each in hook.found), key=lambda each: each.order)
+        for hook in self._hooks:
+            hook.reset()
+        if not found:
+            raise RuntimeError(
+                f"none of the {len(self._hooks)} observed layers was called in the forward pass; "
+                "enter observe() before the first call of a compiled model (or call torch.compiler.reset())"
+            )
+        return found
+
+    def forget(self) -> None:
+        """Keep nothing of any pass."""
+        self._context.reducer.clear()
+        self._context.last = None
+        for hook in self._hooks:
+            hook.reset()
+
+
+class ActivationHook:
     """The hook on one point. `found` holds what the last forward pass left."""
 
-    def __init__(self, point: Point, switch: Switch, axis: UnitAxis) -> None:
-        self.point, self.switch, self._axis = point, switch, axis
-        self.found: tuple[Found, ...] = ()
+    def __init__(self, point: Point, context: HookContext, axis: UnitAxis) -> None:
+        self.point, self._context, self._axis = point, context, axis
+        self.found: tuple[LayerMoments, ...] = ()
         self._calls = 0
 
     def reset(self) -> None:
@@ -77,32 +126,31 @@ class Tap:
         return module.register_forward_hook(self._sum if self.point.side == "sum" else self._after)
 
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self.switch.on:
+        if self._context.reads:
             if not inputs:
                 raise TypeError(f"{self.point.name}: {self.point.module_name} is called without a positional input")
             self._timed(lambda: self._read(inputs[0]))
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.switch.on:
+        if self._context.reads:
             self._timed(lambda: self._read(output))
 
     def _sum(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if self.switch.on:
+        if self._context.reads:
             self._timed(lambda: self._read_sum(inputs, output))
 
     def _timed(self, read: Callable[[], None]) -> None:
         if torch.compiler.is_compiling():
             read()
             return
-        started = perf_counter()
-        read()
-        self.switch.seconds += perf_counter() - started
+        with self._context.stopwatch.running():
+            read()
 
     def _add(
-        self, name: str, found: Moments, product: Tensor | None = None, factor: float | Tensor | None = None
+        self, name: str, moments: Moments, product: Tensor | None = None, factor: float | Tensor | None = None
     ) -> None:
-        self.found = (*self.found, Found(self.switch.calls, name, found, product, factor))
-        self.switch.calls += 1
+        self.found = (*self.found, LayerMoments(self._context.calls, name, moments, product, factor))
+        self._context.calls += 1
 
     def _axis_of(self, x: Tensor) -> int:
         axis = self._axis
@@ -115,13 +163,13 @@ class Tap:
         name = self.point.name if self._calls == 1 else f"{self.point.name}#{self._calls}"
         for suffix, x in _tensors(activation, name):
             axis = self._axis_of(x)
-            found = None if self.point.relu else self.switch.recall(x, axis)
-            if found is None:
+            moments = None if self.point.relu else self._context.recall(x, axis)
+            if moments is None:
                 values = x.detach().relu() if self.point.relu else x.detach()
-                found = self.switch.reducer.moments(values, axis, count_active=True)
+                moments = self._context.reducer.moments(values, axis, count_active=True)
                 if not self.point.relu:
-                    self.switch.remember(x, axis, found)
-            self._add(name + suffix, found)
+                    self._context.remember(x, axis, moments)
+            self._add(name + suffix, moments)
 
     def _read_sum(self, inputs: tuple[Any, ...], output: Any) -> None:
         name = self.point.name
@@ -137,13 +185,13 @@ class Tap:
         one_number = isinstance(factor, int | float) or (isinstance(factor, Tensor) and factor.numel() == 1)
         if isinstance(factor, Tensor):
             factor = factor.detach()
-        axis, reducer = self._axis_of(output), self.switch.reducer
+        axis, reducer = self._axis_of(output), self._context.reducer
         skip, branch, total = (x.detach() for x in (*inputs, output))
 
         def read(x: Tensor) -> Moments:
             return reducer.moments(x, axis, count_active=False)
 
-        known = self.switch.recall(inputs[0], axis)
+        known = self._context.recall(inputs[0], axis)
         self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
         product = reducer.inner_product(skip, branch)
         self._add(f"{name}/branch", read(branch), product, factor if one_number else None)
