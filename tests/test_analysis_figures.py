@@ -174,7 +174,7 @@ def test_the_warning_curve_has_its_counts() -> None:
 def test_the_loss_against_the_rate_has_its_sensitivity() -> None:
     runs = grid(lambda *_: survived(), seeds=2, lr=[0.01, 0.1, 1.0])
     runs["val/loss"] = [1.0, 1.2, 0.5, 0.4, 9.0, 8.0]
-    found = sensitivity.sensitivity(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
+    found = sensitivity.to_rate(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
     figure = rate_sensitivity.loss_against_rate({"α = 1": found})
     assert "0.8" in legend(figure)[0] and drawable(figure)
 
