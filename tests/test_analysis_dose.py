@@ -124,6 +124,14 @@ def test_of_two_peaks_over_the_slope_the_higher_one_counts() -> None:
     assert found.estimate.low == 0 and found.estimate.high == pytest.approx(12.648, abs=1e-3)
 
 
+def test_where_every_dose_is_as_likely_the_middle_is_taken() -> None:
+    """Half of all runs died, and the fewer the higher the dose: no slope is the best, wherever the middle."""
+    for units in (1, 134):
+        found = dose.fit([units, 3 * units, 9 * units], [9, 5, 2], [9, 12, 11])
+        assert found.estimate.value == pytest.approx(3 * units)
+        assert found.estimate.short == f"{3 * units} (open on both sides)"
+
+
 @pytest.mark.parametrize("runs", [8, 2000, 10**6])
 def test_the_value_is_no_point_of_a_grid(runs: int) -> None:
     doses = np.array([130.0, 260, 520, 1040])

@@ -13,6 +13,10 @@ from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 
 
+def test_every_interval_has_95_percent() -> None:
+    assert (0.95, pytest.approx(stats.norm.ppf(0.975), abs=1e-15)) == (estimates.LEVEL, estimates.NORMAL)
+
+
 def test_a_mean_has_students_interval() -> None:
     values = np.array([0.2, 0.5, 0.1, 0.9])
     found = estimates.mean(values)
@@ -33,7 +37,7 @@ def test_a_mean_has_students_interval() -> None:
 )
 def test_where_no_spread_is_seen_there_is_no_interval_and_it_says_why(values: list[float], why: str) -> None:
     found = estimates.mean(values)
-    assert not found.has_interval and why in found.note
+    assert not found.has_interval and why in found.note and found.n == len(values)
     assert f"no interval; {found.counted}; {why}" in str(found)
 
 
@@ -63,15 +67,26 @@ OPEN = (134.0, 1072.0)
             "1000 (95 % interval 210 to above 1072; n = 40 runs; odd)",
         ),
         (
-            Estimate(0, 0, 134.2, 40, tested=OPEN),
+            Estimate(0, 0, 134, 40, tested=OPEN),
             "below 134, beyond the range tested (below 134 to 134)",
             "below 134, beyond the range tested (95 % interval below 134 to 134; n = 40 runs)",
+        ),
+        (
+            Estimate(134, 134, math.inf, 40, tested=OPEN),
+            "134 (134 to above 1072)",
+            "134 (95 % interval 134 to above 1072; n = 40 runs)",
+        ),
+        (
+            Estimate(1072, 0, 1072, 40, tested=OPEN),
+            "1072 (below 134 to 1072)",
+            "1072 (95 % interval below 134 to 1072; n = 40 runs)",
         ),
         (
             Estimate(math.inf, 1023.4, math.inf, 40, tested=OPEN),
             "above 1072, beyond the range tested (1023 to above 1072)",
             "above 1072, beyond the range tested (95 % interval 1023 to above 1072; n = 40 runs)",
         ),
+        (Estimate(0.5, 0.1, math.nan, 8), "0.5", "0.5 (no interval; n = 8 runs)"),
         (Estimate(math.nan, math.nan, math.nan, 0), "nan", "nan (no interval; n = 0 runs)"),
     ],
 )
