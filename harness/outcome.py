@@ -131,24 +131,24 @@ class Detector:
     def outcome(self, last_step: int) -> Outcome:
         """The outcome of a run that did `last_step` updates."""
         collapse = self.collapse
-        verdict: OutcomeName
+        name: OutcomeName
         streak = collapse if self.event == "collapsed" and self.death.step is None else self.death
         if streak.step is not None:  # an event that was decided before a divergence keeps the outcome
-            verdict, step, live = ("died" if streak is self.death else "collapsed"), streak.step, streak.last_live_step
-            what = "dead" if verdict == "died" else "inert"
+            name, step, live = ("died" if streak is self.death else "collapsed"), streak.step, streak.last_live_step
+            what = "dead" if name == "died" else "inert"
             reason = f"all pre-pool units {what} on the probe set from step {step} on"
         elif self.diverged_step is not None:
-            verdict, step, live = "diverged", self.diverged_step, self.finite_step
+            name, step, live = "diverged", self.diverged_step, self.finite_step
             reason = f"the loss or a parameter was not finite at step {step}"
         elif streak.count:
-            verdict, live = "survived", streak.last_live_step
+            name, live = "survived", streak.last_live_step
             step = live or 0
             reason = f"too few checks since the first dead one at step {streak.first}; censored at the last live one"
         else:
-            verdict, step, live = "survived", last_step, last_step
+            name, step, live = "survived", last_step, last_step
             reason = f"alive at step {last_step}"
         return Outcome(
-            outcome=verdict,
+            outcome=name,
             step=step,
             last_live_step=live,
             collapsed_step=collapse.step,

@@ -108,7 +108,7 @@ def test_sensitivity_by_hand() -> None:
     runs = grid(lambda *_: survived(), seeds=2, lr=[0.01, 0.1, 1.0])
     runs["val/loss"] = [1.0, 1.2, 0.5, 0.4, 9.0, np.nan]  # rates by seeds; the last run diverged
     runs.loc[5, "outcome"] = "diverged"
-    found = sensitivity.sensitivity(runs, rows(runs, lambda _, step: {"train/loss": 2.2 if step == 0 else 1.0}))
+    found = sensitivity.to_rate(runs, rows(runs, lambda _, step: {"train/loss": 2.2 if step == 0 else 1.0}))
     assert found.initial == pytest.approx(2.2)
     assert found.losses.to_numpy() == pytest.approx(np.array([[1.0, 1.2], [0.5, 0.4], [2.2, 2.2]]))
     assert found.by_seed.to_list() == pytest.approx([(0.5 + 0 + 1.7) / 3, (0.8 + 0 + 1.8) / 3])
@@ -118,7 +118,7 @@ def test_sensitivity_by_hand() -> None:
 def test_a_seed_without_a_run_at_some_rate_is_left_out_and_named() -> None:
     runs = grid(lambda *_: survived(), seeds=3, lr=[0.01, 0.1]).assign(**{"val/loss": 1.0})
     runs.loc[1, ["state", "outcome"]] = ["failed", None]
-    found = sensitivity.sensitivity(runs, rows(runs, lambda *_: {"train/loss": 2.0}))
+    found = sensitivity.to_rate(runs, rows(runs, lambda *_: {"train/loss": 2.0}))
     assert found.left_out == (1,) and found.estimate.n == 2 and "left out: [1]" in str(found)
 
 
@@ -126,11 +126,11 @@ def test_unusable_sensitivities() -> None:
     runs = grid(lambda *_: survived(), seeds=2, width=[0.125, 0.25], lr=[0.1, 1.0]).assign(**{"val/loss": 1.0})
     read = rows(runs, lambda *_: {"train/loss": 2.0})
     with pytest.raises(InputError, match=r"these differ in model\.width too"):
-        sensitivity.sensitivity(runs, read)
+        sensitivity.to_rate(runs, read)
     with pytest.raises(InputError, match="at each of at least two learning rates"):
-        sensitivity.sensitivity(runs.iloc[:2], read)
+        sensitivity.to_rate(runs.iloc[:2], read)
     with pytest.raises(InputError, match=r"no metric 'val/los'"):
-        sensitivity.sensitivity(runs, read, "val/los")
+        sensitivity.to_rate(runs, read, "val/los")
 
 
 # -- the variance at initialisation ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from analysis.statistics import early_warning
 from analysis.statistics.early_warning import LEAST, Ranking, rank
@@ -37,7 +38,7 @@ def telling(runs: pd.DataFrame, from_step: int) -> pd.DataFrame:
     return rows(runs, readings)
 
 
-judge = functools.partial(early_warning.early_warning, resamples=10)
+judge = functools.partial(early_warning.by_step, resamples=10)
 
 
 def test_over_shuffled_outcomes_the_area_is_one_half() -> None:
@@ -91,6 +92,15 @@ def test_the_baseline_knows_the_configuration() -> None:
     [row] = judge(runs, telling(runs, 500), steps=[50]).to_dict("records")
     assert row["baseline"] > 0.9 and row["gain"] < 0 and row["auc_low"] < 0.6
     assert np.isnan(row["within"]), "no cell has both runs that die and runs that do not"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_logistic_regression_is_scikit_learns(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(60, 8))
+    y = (random.random(60) < 1 / (1 + np.exp(-3 * x[:, 0] - 1))).astype(np.float64)
+    theirs = LogisticRegression(C=1 / early_warning.RIDGE, tol=1e-10, max_iter=10_000).fit(x, y)
+    assert early_warning._ridge_logistic(x, y) == pytest.approx(theirs.coef_[0], abs=1e-5)
 
 
 def test_few_cells_are_cross_validated_over_runs() -> None:

@@ -4,12 +4,17 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.statistics import estimates
 from analysis.statistics.estimates import Estimate
+from harness.located import InputError
+
+
+def test_every_interval_has_95_percent() -> None:
+    assert (0.95, pytest.approx(stats.norm.ppf(0.975), abs=1e-15)) == (estimates.LEVEL, estimates.NORMAL)
 
 
 def test_a_mean_has_students_interval() -> None:
@@ -21,16 +26,106 @@ def test_a_mean_has_students_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "why"), [([0.3], "one alone"), ([0.3] * 4, "all values are equal"), ([], "nothing")]
+    ("values", "why"),
+    [
+        ([0.3], "one alone"),
+        ([0.3] * 4, "all values are equal"),
+        ([341.5522729581736] * 3, "all values are equal"),  # whose mean is another number, by rounding
+        ([0.3, math.nan], "a value is missing"),
+        ([], "nothing"),
+    ],
 )
 def test_where_no_spread_is_seen_there_is_no_interval_and_it_says_why(values: list[float], why: str) -> None:
     found = estimates.mean(values)
-    assert not found.has_interval and why in found.note
+    assert not found.has_interval and why in found.note and found.n == len(values)
     assert f"no interval; {found.counted}; {why}" in str(found)
 
 
 def test_an_estimate_says_its_number_its_interval_and_its_count() -> None:
     assert str(Estimate(0.5, 0.25, 0.75, 1, "seeds")) == "0.5 (95 % interval 0.25 to 0.75; n = 1 seed)"
+
+
+OPEN = (134.0, 1072.0)
+"""Filter counts tested."""
+
+
+@pytest.mark.parametrize(
+    ("found", "short", "whole"),
+    [
+        (Estimate(0.12, 0.05, 0.3, 8), "0.12 (0.05 to 0.3)", "0.12 (95 % interval 0.05 to 0.3; n = 8 runs)"),
+        (Estimate(2.432e-6, math.nan, math.nan, 8), "2.43e-06", "2.43e-06 (no interval; n = 8 runs)"),
+        (Estimate(0, 0, 0.077, 46), "0 (0 to 0.077)", "0 (95 % interval 0 to 0.077; n = 46 runs)"),
+        (Estimate(80, 60.5, math.inf, 8), "80 (60.5 to inf)", "80 (95 % interval 60.5 to inf; n = 8 runs)"),
+        (
+            Estimate(295.3, 0, math.inf, 40, tested=OPEN),
+            "295 (open on both sides)",
+            "295 (95 % interval open on both sides; n = 40 runs)",
+        ),
+        (
+            Estimate(999.7, 210, math.inf, 40, note="odd", tested=OPEN),
+            "1000 (210 to above 1072)",
+            "1000 (95 % interval 210 to above 1072; n = 40 runs; odd)",
+        ),
+        (
+            Estimate(0, 0, 134, 40, tested=OPEN),
+            "below 134, beyond the range tested (below 134 to 134)",
+            "below 134, beyond the range tested (95 % interval below 134 to 134; n = 40 runs)",
+        ),
+        (
+            Estimate(134, 134, math.inf, 40, tested=OPEN),
+            "134 (134 to above 1072)",
+            "134 (95 % interval 134 to above 1072; n = 40 runs)",
+        ),
+        (
+            Estimate(1072, 0, 1072, 40, tested=OPEN),
+            "1072 (below 134 to 1072)",
+            "1072 (95 % interval below 134 to 1072; n = 40 runs)",
+        ),
+        (
+            Estimate(math.inf, 1023.4, math.inf, 40, tested=OPEN),
+            "above 1072, beyond the range tested (1023 to above 1072)",
+            "above 1072, beyond the range tested (95 % interval 1023 to above 1072; n = 40 runs)",
+        ),
+        (Estimate(0.5, 0.1, math.nan, 8), "0.5", "0.5 (no interval; n = 8 runs)"),
+        (Estimate(math.nan, math.nan, math.nan, 0), "nan", "nan (no interval; n = 0 runs)"),
+    ],
+)
+def test_an_estimate_in_short_and_as_a_whole(found: Estimate, short: str, whole: str) -> None:
+    assert (found.short, str(found)) == (short, whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(999.4, "999"), (999.5, "1000"), (-1234.6, "-1235"), (999999, "999999"), (1e6, "1e+06"), (0.02604, "0.026")],
+)
+def test_a_number_has_three_digits_and_whole_ones_from_a_thousand_on(number: float, words: str) -> None:
+    assert Estimate(number, math.nan, math.nan, 1).short == words
+
+
+@pytest.mark.parametrize(("value", "located"), [(134, True), (1072, True), (133.9, False), (1073, False)])
+def test_what_lies_at_the_ends_of_the_range_tested_is_located(value: float, located: bool) -> None:
+    assert Estimate(value, 0, math.inf, 8, tested=OPEN).located == located
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@example((0, 1))
+@example((3, 3))
+def test_wilsons_ends_are_the_shares_at_which_the_score_test_turns(counted: tuple[int, int]) -> None:
+    events, n = counted
+    low, high = estimates.wilson(events, n)
+    assert 0 <= low <= events / n <= high <= 1
+    for end, trivial in ((low, events == 0), (high, events == n)):
+        if trivial:
+            assert end == events / n
+        else:
+            assert abs(events / n - end) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / n))
+
+
+def test_a_share_of_no_runs_has_no_interval_and_of_more_than_all_is_refused() -> None:
+    assert np.isnan(estimates.wilson(0, 0)).all()
+    for events, n in ((3, 2), (-1, 2)):
+        with pytest.raises(ValueError):
+            estimates.wilson(events, n)
 
 
 @pytest.mark.parametrize(("events", "n"), [(0, 29), (1, 29), (7, 20), (20, 20)])
@@ -51,6 +146,27 @@ def test_a_difference_of_shares_has_newcombes_interval() -> None:
     assert found.n == 150 and p == pytest.approx(stats.fisher_exact([[56, 14], [48, 32]]).pvalue)
 
 
+shares = st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(shares, shares)
+def test_a_difference_of_shares_by_newcombes_formula(one: tuple[int, int], other: tuple[int, int]) -> None:
+    found, p = estimates.share_difference(*one, *other)
+    (a, low_a, high_a), (b, low_b, high_b) = ((events / n, *estimates.wilson(events, n)) for events, n in (one, other))
+    assert found.value == pytest.approx(a - b) and found.n == one[1] + other[1]
+    assert found.low == pytest.approx(a - b - math.sqrt((a - low_a) ** 2 + (high_b - b) ** 2))
+    assert found.high == pytest.approx(a - b + math.sqrt((high_a - a) ** 2 + (b - low_b) ** 2))
+    assert -1 <= found.low <= found.value <= found.high <= 1 and 0 < p <= 1
+    back, same_p = estimates.share_difference(*other, *one)
+    assert (back.low, back.high, same_p) == pytest.approx((-found.high, -found.low, p))
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 1, 2), (1, 2, 0, 0)])
+def test_a_share_of_no_runs_is_not_compared(counts: tuple[int, int, int, int]) -> None:
+    with pytest.raises(InputError, match=f"of {counts[1]} and {counts[3]}"):
+        estimates.share_difference(*counts)
+
+
 def test_holms_adjustment_by_hand() -> None:
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan, "e": 0.005}
     found = estimates.holm(p)
@@ -65,3 +181,26 @@ def test_holm_keeps_the_order_and_never_makes_a_p_smaller(values: list[float]) -
     assert adjusted == sorted(adjusted) and max(adjusted) <= 1
     assert all(found[str(place)] >= p for place, p in enumerate(values))
     assert adjusted[0] == min(1, min(values) * len(values)), "the smallest is Bonferroni's"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
+def test_holm_rejects_what_his_step_down_procedure_rejects(values: list[float], level: float) -> None:
+    """Of m hypotheses, ordered by p, reject until the first p above level / (those that are left)."""
+    rejected = 0
+    for place, p in enumerate(sorted(values)):
+        if p * (len(values) - place) > level:
+            break
+        rejected += 1
+    adjusted = estimates.holm(dict(enumerate(values)))  # type: ignore[arg-type]
+    assert sum(p <= level for p in adjusted.values()) == (rejected if level < 1 else len(values))
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20))
+def test_a_mean_is_scipys(values: list[float]) -> None:
+    found = estimates.mean(values, "runs")
+    assert found.has_interval == (len(set(values)) > 1)
+    if not found.has_interval:
+        return
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), theirs.low, theirs.high))
+    assert found.counted == f"n = {len(values)} runs"

@@ -116,7 +116,7 @@ def test_speed_curves_rise_to_the_share_that_got_there(runs: pd.DataFrame) -> No
 def test_a_dose_response_says_each_lethal_dose_with_its_count(runs: pd.DataFrame) -> None:
     figure = dose_response.dose_response(runs, "model.residual_scale")
     assert all("0.372 (0.119 to above 1), n = 9" in words for words in legend(figure)[:2]), "of ×1/4 and of ×1/8"
-    assert legend(figure)[2].startswith("width = ×1/16: 0.541 (") and len(legend(figure)) == 3
+    assert legend(figure)[2].startswith("width = ×1/16: 0.542 (") and len(legend(figure)) == 3
     [axis] = figure.axes
     assert axis.get_xscale() == "log" and axis.get_xlabel() == "residual scale α"
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0.1", "0.3", "1"]
@@ -174,7 +174,7 @@ def test_the_warning_curve_has_its_counts() -> None:
 def test_the_loss_against_the_rate_has_its_sensitivity() -> None:
     runs = grid(lambda *_: survived(), seeds=2, lr=[0.01, 0.1, 1.0])
     runs["val/loss"] = [1.0, 1.2, 0.5, 0.4, 9.0, 8.0]
-    found = sensitivity.sensitivity(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
+    found = sensitivity.to_rate(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
     figure = rate_sensitivity.loss_against_rate({"α = 1": found})
     assert "0.8" in legend(figure)[0] and drawable(figure)
 
@@ -205,7 +205,7 @@ def test_a_forest_says_every_number() -> None:
     ]
     figure = forest.forest(found, "difference", "Differences", "Shown.", margin=0.1)
     words = [text.get_text() for text in figure.axes[0].child_axes[0].get_yticklabels()]
-    assert words == ["0.1 (0.05 to 0.2), n = 8 seeds", "0.3 (no interval), n = 1 seed", "inf (5 to inf), n = 9 runs"]
+    assert words == ["0.1 (0.05 to 0.2), n = 8 seeds", "0.3, n = 1 seed", "inf (5 to inf), n = 9 runs"]
     assert drawable(figure)
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from analysis.figures import course, phase_map, style, words
 from analysis.frames import columns
@@ -42,16 +41,6 @@ def drawable(figure: Figure) -> bool:
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("events", "n"), [(0, 1), (0, 3), (3, 3), (1, 3), (7, 29), (0, 29), (500, 1000)])
-def test_wilson_is_scipys(events: int, n: int) -> None:
-    expected = binomtest(events, n).proportion_ci(0.95, method="wilson")
-    assert wilson(events, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_no_run_has_no_interval() -> None:
-    assert np.isnan(wilson(0, 0)).all()
 
 
 def test_cells_count_deaths_among_finished_runs(quickstart: Path) -> None:

@@ -1,10 +1,14 @@
 """Survival against lifelines, scipy and tables worked by hand; what becomes of runs that diverged, failed or live on."""
 
 import math
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lifelines import AalenJohansenFitter, KaplanMeierFitter  # type: ignore[import-untyped]
 from lifelines.statistics import multivariate_logrank_test  # type: ignore[import-untyped]
 from lifelines.utils import median_survival_times, restricted_mean_survival_time  # type: ignore[import-untyped]
@@ -14,6 +18,8 @@ from analysis.statistics import survival
 from harness.located import InputError
 from tests.analysis_folders import died, outcome, survived
 from tests.analysis_frames import frame, grid, rows
+
+runs_of_integers = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=20)
 
 
 def random_times(seed: int, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +141,72 @@ def test_strata_are_compared_within_themselves_only() -> None:
     assert math.isnan(confounded.p) and "company" in confounded.note
 
 
+@given(runs_of_integers)
+def test_kaplan_meier_is_the_product_of_what_each_moment_spares(runs: list[tuple[int, bool]]) -> None:
+    time, happened = zip(*runs, strict=True)
+    curve = survival.kaplan_meier(time, happened)
+    share = Fraction(1)
+    for moment in range(max(time) + 1):
+        at_risk, deaths = sum(each >= moment for each in time), runs.count((moment, True))
+        share *= 1 - Fraction(deaths, at_risk)
+        found = curve.at(moment)
+        assert found.value == pytest.approx(float(share)) and 0 <= found.low <= found.value <= found.high <= 1
+    assert curve.n == len(runs) and curve.events == sum(happened)
+    assert curve.at_risk.tolist() == [sum(each >= moment for each in time) for moment in curve.time]
+    lived = float(sum(Fraction(curve.at(moment).value) for moment in range(max(time))))  # each unit of time by itself
+    if max(time):
+        assert survival.restricted_mean(time, happened, max(time)).value == pytest.approx(lived)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["censored", "event", "competing"])), min_size=1, max_size=20)
+)
+def test_cumulative_incidence_adds_up_over_those_who_are_left(runs: list[tuple[int, str]]) -> None:
+    time, ends = zip(*runs, strict=True)
+    curves = {cause: survival.cumulative_incidence(time, ends, cause) for cause in survival.CAUSES}
+    left, shares = Fraction(1), dict.fromkeys(survival.CAUSES, Fraction(0))
+    for moment in range(max(time) + 1):
+        at_risk = sum(each >= moment for each in time)
+        of_cause = {cause: Fraction(runs.count((moment, cause)), at_risk) for cause in shares}
+        shares = {cause: share + left * of_cause[cause] for cause, share in shares.items()}
+        left *= 1 - sum(of_cause.values())
+        for cause, share in shares.items():
+            found = curves[cause].at(moment)
+            assert found.value == pytest.approx(float(share)) and 0 <= found.low <= found.value <= found.high <= 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.sampled_from("ab")), min_size=2, max_size=20))
+def test_the_log_rank_test_of_two_groups_by_its_sums(runs: list[tuple[int, bool, str]]) -> None:
+    excess = variance = 0.0
+    for moment in range(9):
+        at_risk = [group for time, _, group in runs if time >= moment]
+        died = [group for time, happened, group in runs if time == moment and happened]
+        if len(at_risk) > 1:
+            share = at_risk.count("a") / len(at_risk)
+            excess += died.count("a") - len(died) * share
+            variance += len(died) * share * (1 - share) * (len(at_risk) - len(died)) / (len(at_risk) - 1)
+    found = survival.logrank(*map(list, zip(*runs, strict=True)))
+    if variance:
+        assert found.statistic == pytest.approx(excess**2 / variance, abs=1e-9) and found.freedom == 1
+        assert found.p == pytest.approx(stats.chi2.sf(excess**2 / variance, 1))
+    else:
+        assert math.isnan(found.p) and found.note
+
+
+def test_two_groups_have_one_degree_of_freedom_however_the_variance_rounds() -> None:
+    found = survival.logrank([0, 0, 1, 2, 2], [False, True, True, False, True], ["a", "b", "b", "b", "b"])
+    assert found.freedom == 1 and found.p == pytest.approx(stats.chi2.sf(0.25, 1))
+
+
+def test_groups_that_had_no_company_add_no_degree_of_freedom() -> None:
+    """Two pairs of groups, each compared in a stratum of its own: the sum of both tests."""
+    time, happened = np.array([1, 2, 3, 4, 5, 6, 7, 8] * 2), np.array([True] * 12 + [False] * 4)
+    group, stratum = np.repeat([0, 1, 0, 1, 2, 3, 2, 3], 2), np.repeat([0, 1], 8)
+    parts = [survival.logrank(time[part], happened[part], group[part]) for part in (stratum == 0, stratum == 1)]
+    both = survival.logrank(time, happened, group, stratum)
+    assert both.freedom == 2 and both.statistic == pytest.approx(sum(part.statistic for part in parts))
+
+
 # -- the ends of a curve -----------------------------------------------------------------------------------------------
 
 
@@ -176,11 +248,121 @@ def test_a_death_at_initialisation() -> None:
         ([1.0], [True, False], "shapes"),
         ([math.nan], [True], "finite"),
         ([-1.0], [True], "not negative"),
+        ([math.inf], [True], "finite"),
+        ([None], [True], "finite"),
+        ([pd.NA], [True], "times must be numbers"),
+        (["1"], [True], "times must be numbers; found the type <U1"),
+        ([True], [True], "times must be numbers; found the type bool"),
+        (pd.to_datetime(["2026-01-01"]), [True], "times must be numbers; found the type datetime64"),
+        ([[1.0]], [True], "shapes"),
     ],
 )
-def test_unusable_times(time: list[float], happened: list[bool], message: str) -> None:
+def test_unusable_times(time: Any, happened: list[bool], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         survival.kaplan_meier(time, happened)
+    if "shapes" not in message and len(time):
+        with pytest.raises(ValueError, match=message):
+            survival.numbers_at_risk(time, [0, 1])
+
+
+NO_EVENTS: list[Any] = [math.nan, None, pd.NA, pd.NaT, 2, -1, 0.5, math.inf, "died", "True", "", b"1", [True], {}]
+"""What is neither true nor false."""
+
+
+@pytest.mark.parametrize("wrong", NO_EVENTS, ids=repr)
+def test_what_is_no_event_is_refused_wherever_one_is_taken(wrong: Any) -> None:
+    kaplan_meier: Any = survival.kaplan_meier
+    for happened in ([True, False, wrong], pd.Series([True, False, wrong])):
+        for function, *more in (
+            (kaplan_meier,),
+            (survival.restricted_mean, 1),
+            (survival.restricted_mean_difference, [True, False, False], 1),
+            (survival.logrank, ["a", "b", "a"]),
+        ):
+            with pytest.raises(ValueError, match="whether the event came must be true or false"):
+                function([1, 2, 3], happened, *more)
+        with pytest.raises(ValueError, match="whether a run was treated must be true or false"):
+            survival.restricted_mean_difference([1, 2, 3], [True] * 3, happened, 1)
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        [1, 0, 1],
+        [1.0, 0.0, 1.0],
+        np.array([True, False, True], dtype=object),
+        pd.Series([True, False, True], dtype="boolean"),
+    ],
+    ids=str,
+)
+def test_what_equals_true_and_false_is_an_event_or_none(happened: Any) -> None:
+    assert survival.kaplan_meier([1, 2, 3], happened).share.tolist() == [1, 2 / 3, 2 / 3, 0]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, None, pd.NA, pd.NaT], ids=repr)
+@pytest.mark.parametrize("rest", [["a", "b", "a"], [0, 1, 1], [0.1, 0.3, 0.1]], ids=str)
+def test_a_missing_group_or_stratum_is_no_group(wrong: Any, rest: list[Any]) -> None:
+    for labels in ([*rest, wrong], pd.Series([*rest, wrong])):
+        with pytest.raises(ValueError, match="a group is missing"):
+            survival.logrank([1, 2, 3, 4], [True] * 4, labels)
+        with pytest.raises(ValueError, match="a stratum is missing"):
+            survival.logrank([1, 2, 3, 4], [True] * 4, [0, 1, 0, 1], labels)
+
+
+@pytest.mark.parametrize("n", [0, 3, 5])
+def test_every_run_has_one_group_one_stratum_and_one_arm(n: int) -> None:
+    with pytest.raises(ValueError, match=f"a group for each of 4 runs, found {n}"):
+        survival.logrank([1, 2, 3, 4], [True] * 4, [0] * n)
+    with pytest.raises(ValueError, match=f"a stratum for each of 4 runs, found {n}"):
+        survival.logrank([1, 2, 3, 4], [True] * 4, [0, 1, 0, 1], [0] * n)
+    with pytest.raises(ValueError, match=r"a mask of 4 runs, found shape"):
+        survival.restricted_mean_difference([1, 2, 3, 4], [True] * 4, [True] * n, 1)
+
+
+def test_groups_may_be_labelled_by_anything() -> None:
+    mixed: list[Any] = ["b", 1, "b", 1]
+    found = survival.logrank([1, 2, 3, 4], [True] * 4, mixed)
+    assert set(found.groups.index) == {"b", 1}
+    assert found.statistic == survival.logrank([1, 2, 3, 4], [True] * 4, pd.Categorical(["b", "a", "b", "a"])).statistic
+
+
+@pytest.mark.parametrize(
+    ("ends", "cause", "words"),
+    [
+        (["event", "censored"], "evnt", "did you mean 'event'"),
+        (["event", "censored"], "died", "allowed: competing, event"),
+        (["censored", "censored"], "died", "allowed: competing, event"),
+        (["died", "censored"], "event", "allowed: died"),
+        (["event", "censored"], "censored", "allowed: competing, event"),
+        (["event", "Censored"], "event", "did you mean 'censored'"),
+        (["event", "cencored"], "event", "did you mean 'censored'"),
+        (["event", math.nan], "event", "found nan"),
+        (["event", None], "event", "found None"),
+        (["event", 1], "event", "found 1"),
+        ([True, False], "event", "found True"),
+    ],
+)
+def test_an_end_or_a_cause_that_is_none(ends: list[Any], cause: str, words: str) -> None:
+    for given_ends in (ends, pd.Series(ends, dtype=object)):
+        with pytest.raises(ValueError, match=words):
+            survival.cumulative_incidence([1, 2], given_ends, cause)
+
+
+def test_a_cause_that_can_compete_and_did_not_come_has_no_incidence() -> None:
+    assert survival.cumulative_incidence([1, 2], ["event", "censored"], "competing").share.tolist() == [0, 0, 0]
+    assert survival.cumulative_incidence([1, 2], ["censored", "censored"], "event").events == 0
+
+
+@pytest.mark.parametrize("moment", [-1, math.nan])
+def test_a_curve_begins_at_zero(moment: float) -> None:
+    with pytest.raises(ValueError, match="begins at time 0"):
+        survival.kaplan_meier([10, 20], [True, False]).at(moment)
+
+
+def test_a_target_that_is_no_number_is_not_missed() -> None:
+    runs = frame([({}, survived())])
+    with pytest.raises(ValueError, match="the target is nan"):
+        survival.reached(runs, rows(runs, lambda *_: {"val/accuracy": 1.0}), "val/accuracy", math.nan)
 
 
 def test_a_mean_beyond_what_was_followed_is_refused() -> None:

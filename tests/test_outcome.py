@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness.outcome import Detector
+from harness.outcome import CONSECUTIVE, SCREEN, SPAN, Detector
 
 ALIVE, DEAD, INERT = (False, False), (True, True), (False, True)
 
@@ -14,6 +14,10 @@ def watch(checks: dict[int, tuple[bool, bool]], event: str = "died") -> Detector
     for step, (dead, inert) in checks.items():
         detector.see(step, dead=dead, inert=inert)
     return detector
+
+
+def test_the_definition_is_fixed() -> None:
+    assert (CONSECUTIVE, SPAN, SCREEN) == (3, 20, 0.9)
 
 
 def test_three_dead_checks_that_span_twenty_steps_are_death_at_the_first() -> None:
@@ -33,6 +37,7 @@ def test_three_dead_checks_that_span_less_are_not() -> None:
 
 def test_two_dead_checks_are_not_even_when_they_span_enough() -> None:
     assert not watch({0: ALIVE, 50: DEAD, 100: DEAD}).happened
+    assert not watch({0: DEAD, 50: DEAD}).happened, "nor those at the start"
 
 
 def test_a_live_check_breaks_the_row() -> None:
@@ -53,6 +58,8 @@ def test_a_survivor_is_censored_at_its_last_step() -> None:
 def test_with_too_few_dead_checks_at_the_end_it_is_censored_at_the_last_live_one() -> None:
     outcome = watch({0: ALIVE, 10: ALIVE, 20: DEAD, 30: DEAD}).outcome(30)
     assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("survived", 10, 10)
+    never_alive = watch({0: DEAD, 10: DEAD}).outcome(10)
+    assert (never_alive.outcome, never_alive.step, never_alive.last_live_step) == ("survived", 0, None)
 
 
 def test_collapse_is_recorded_for_every_network_but_ends_only_its_own_kind() -> None:
@@ -63,11 +70,23 @@ def test_collapse_is_recorded_for_every_network_but_ends_only_its_own_kind() -> 
     norm_net = watch(checks, event="collapsed")
     assert norm_net.happened
     assert (norm_net.outcome(30).outcome, norm_net.outcome(30).step) == ("collapsed", 10)
+    for net in (relu_net, norm_net):
+        assert net.outcome(30).collapsed_last_live_step == 0
+    alive = watch({0: ALIVE, 10: ALIVE}).outcome(10)
+    assert (alive.collapsed_step, alive.collapsed_last_live_step) == (None, None)
 
 
 def test_a_unit_alive_after_a_decided_death_is_a_revival() -> None:
     outcome = watch({0: ALIVE, 10: DEAD, 20: DEAD, 30: DEAD, 40: DEAD, 50: ALIVE}).outcome(50)
     assert (outcome.outcome, outcome.step, outcome.revival_step) == ("died", 10, 50)
+
+
+def test_the_first_revival_counts_and_a_dead_check_is_none() -> None:
+    detector = watch({0: ALIVE, 10: DEAD, 20: DEAD, 30: DEAD, 40: DEAD})
+    assert detector.outcome(40).revival_step is None
+    for step, (dead, inert) in {50: ALIVE, 60: DEAD, 70: ALIVE}.items():
+        detector.see(step, dead=dead, inert=inert)
+    assert detector.outcome(70).revival_step == 50
 
 
 def test_divergence_competes_with_death() -> None:
@@ -76,6 +95,30 @@ def test_divergence_competes_with_death() -> None:
     detector.see_divergence(30)
     outcome = detector.outcome(30)
     assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("diverged", 24, 20)
+
+
+def test_what_diverges_before_its_first_check_was_never_seen_alive() -> None:
+    detector = Detector(event="died")
+    detector.see_divergence(1)
+    assert (detector.outcome(1).step, detector.outcome(1).last_live_step) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("checks", "event", "reason"),
+    [
+        ({0: ALIVE, 10: DEAD, 20: DEAD, 30: DEAD}, "died", "all pre-pool units dead on the probe set from step 10 on"),
+        ({0: ALIVE, 9: INERT, 20: INERT, 30: INERT}, "collapsed", "all pre-pool units inert on the probe set from step 9 on"),
+        ({0: ALIVE, 10: DEAD, 20: DEAD}, "died", "too few checks since the first dead one at step 10; censored at the last live one"),
+        ({0: ALIVE, 10: ALIVE}, "died", "alive at step 30"),
+    ],
+)  # fmt: skip
+def test_an_outcome_says_why_in_one_sentence(checks: dict[int, tuple[bool, bool]], event: str, reason: str) -> None:
+    outcome = watch(checks, event).outcome(30)
+    assert outcome.reason == outcome.as_dict()["reason"] == reason
+    assert outcome.noting("read by hand").reason == f"{reason}; read by hand"
+    detector = watch({0: ALIVE})
+    detector.see_divergence(7)
+    assert detector.outcome(7).reason == "the loss or a parameter was not finite at step 7"
 
 
 def test_a_decided_death_is_not_undone_by_a_later_divergence() -> None:

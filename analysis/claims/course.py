@@ -28,7 +28,7 @@ def _revived(runs: pd.DataFrame) -> pd.Series[bool]:
 
 
 def in_training(results: Mapping[str, Results]) -> Judgement:
-    """C2a."""
+    """Whether nets die in training: of the runs that died, the share that no check ever saw alive."""
     runs = where(results["filters"])
     dead = runs[died(runs)]
     estimate = share(dead, _at_birth)
@@ -43,7 +43,7 @@ def in_training(results: Mapping[str, Results]) -> Judgement:
 
 
 def for_good(results: Mapping[str, Results]) -> Judgement:
-    """C2b."""
+    """Whether death is for good: of the runs that died and were trained on, the share in which a unit came back."""
     runs = where(results["revival"])
     dead = runs[died(runs)]
     estimate = share(dead, _revived)
@@ -54,7 +54,7 @@ def for_good(results: Mapping[str, Results]) -> Judgement:
 
 
 def lower_rate(results: Mapping[str, Results]) -> Judgement:
-    """C3."""
+    """Whether a lower rate delays death and no more: died shares at one cumulative rate, death times in steps."""
     runs = where(results["learning_rate"])
     rates = sorted(runs["optim.lr"].unique())
     reach = 160 * max(rates)
@@ -89,7 +89,7 @@ def _died_by(runs: pd.DataFrame, step: float) -> pd.DataFrame:
 
 
 def warm_up(results: Mapping[str, Results]) -> Judgement:
-    """C5."""
+    """Whether nets die after a warm-up as they do without: of the runs alive at its end, the share that died."""
     constant, two_phase = where(results["warmup"]), where(results["warmup_two_phase"])
     parts = {
         f"constant, {rate:g}": part
@@ -125,9 +125,9 @@ def _end(runs: pd.DataFrame) -> pd.Series[Any]:
 
 
 def foretold(results: Mapping[str, Results]) -> Judgement:
-    """C13."""
+    """Whether early readings rank the runs by their death better than their configuration does: the gain in AUC."""
     runs, rows = results["filters"].runs, results["filters"].rows
-    [line] = early_warning.early_warning(runs, rows, [FORETOLD_AT]).to_dict("records")
+    [line] = early_warning.by_step(runs, rows, [FORETOLD_AT]).to_dict("records")
     n = int(line["n"])
     found = {name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"], n) for name in
              ("auc", "within", "baseline", "gain")}  # fmt: skip
@@ -145,7 +145,7 @@ def foretold(results: Mapping[str, Results]) -> Judgement:
 def draw_warning(results: Mapping[str, Results]) -> Figure:
     """The AUC against the step of the prediction."""
     return warning_curve.warning_curve(
-        early_warning.early_warning(results["filters"].runs, results["filters"].rows, [0, 5, 10, 20, 30, 40, 60])
+        early_warning.by_step(results["filters"].runs, results["filters"].rows, [0, 5, 10, 20, 30, 40, 60])
     )
 
 

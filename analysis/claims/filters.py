@@ -27,7 +27,7 @@ def unscaled(results: Mapping[str, Results]) -> pd.DataFrame:
 
 
 def crossing(results: Mapping[str, Results]) -> Judgement:
-    """C1a."""
+    """Whether the filter count at which half of the unscaled nets die is near 1000."""
     runs = unscaled(results)
     found = dose.lethal_dose(runs, "prepool/units")
     low, high = found.estimate.low, found.estimate.high
@@ -43,7 +43,7 @@ def crossing(results: Mapping[str, Results]) -> Judgement:
 
 
 def about_zero(results: Mapping[str, Results]) -> Judgement:
-    """C1b."""
+    """Whether about none die at scales 0.1 and 0.3 in the cells in which some unscaled net did."""
     runs = where(results["filters"])
     bare = runs[runs["model.residual_scale"] == 1]
     deadly = {cell for cell, part in bare.groupby(["model.width", "optim.lr"]) if died(part).any()}
@@ -65,7 +65,7 @@ def about_zero(results: Mapping[str, Results]) -> Judgement:
 
 
 def trunk_or_branch(results: Mapping[str, Results]) -> Judgement:
-    """C12."""
+    """Whether more trunk filters, or more branch filters, raise the share that died."""
     runs = where(results["trunk_branch"])
     found: dict[str, tuple[Estimate, float]] = {}
     for name in ("trunk", "branch"):

@@ -18,7 +18,7 @@ HARDLY = 16.0
 
 
 def batch_norm(place: str, helps: bool, results: Mapping[str, Results]) -> Judgement:
-    """C4: whether a further batch-norm at a place prevents the collapse, or does not (`helps` is the claim)."""
+    """Whether a further batch-norm at a place prevents the collapse; `helps` is what the claim says."""
     runs = where(results["batch_norm"], model__residual_scale=1.0)
     treated, control = (runs[runs["model.batch_norm"] == where_] for where_ in (place, "paper"))
     difference, p = share_difference(
@@ -43,7 +43,7 @@ def batch_norm(place: str, helps: bool, results: Mapping[str, Results]) -> Judge
 
 
 def no_harm(results: Mapping[str, Results]) -> Judgement:
-    """C6."""
+    """Whether scales 0.1 and 0.3 harm held-out accuracy where every unscaled net survived: pairs of one seed."""
     runs = where(results["accuracy"])
     runs = contrasts.spared_cells(runs, "model.residual_scale", 1.0)
     if runs.empty:
@@ -64,7 +64,7 @@ def no_harm(results: Mapping[str, Results]) -> Judgement:
 
 
 def bias(results: Mapping[str, Results]) -> Judgement:
-    """C8."""
+    """Whether nets without a trained bias in the up-projections die at other times: log-rank, and mean steps lived."""
     times = survival.times(results["bias"].runs)
     runs = results["bias"].runs.loc[times.index]
     event = times["end"] == "event"
@@ -83,7 +83,7 @@ def bias(results: Mapping[str, Results]) -> Judgement:
 
 
 def optimizers(results: Mapping[str, Results]) -> Judgement:
-    """C10a."""
+    """Whether each optimizer has a rate at which most unscaled nets die and most scaled ones do not."""
     runs = pooled(*(where(results[name]) for name in ("optimizers", "optimizers_sgd", "optimizers_epsilon")))
     arms: list[tuple[str, Estimate]] = []
     kills, spares = 0, 0
@@ -108,7 +108,7 @@ def optimizers(results: Mapping[str, Results]) -> Judgement:
 
 
 def clipping(results: Mapping[str, Results]) -> Judgement:
-    """C10b."""
+    """Whether some largest norm of the gradient prevents the death: its died share against that without clipping."""
     runs = where(results["clipping"])
     control = where(results["filters"], model__width=0.0625, model__residual_scale=1.0, optim__lr=0.3)
     control = control[control["seed"].isin(runs["seed"])]
@@ -124,7 +124,7 @@ def clipping(results: Mapping[str, Results]) -> Judgement:
 
 
 def sum_norm_costs(results: Mapping[str, Results]) -> Judgement:
-    """C14."""
+    """Whether batch-norm on the sums slows a step, and whether it gains accuracy: pairs of one seed."""
     gain = contrasts.difference(
         pooled(where(results["accuracy"], model__residual_scale=1.0), where(results["accuracy_sum_norm"])),
         "val/accuracy", "model.batch_norm", "after_sum", "paper",

@@ -57,21 +57,8 @@ def _line(finding: Finding) -> tuple[str, ...]:
     if judged is None:
         return (claim.name, claim.words, claim.source, finding.verdict, "–", "–", "–")
     p = "–" if math.isnan(finding.adjusted) else f"{finding.adjusted:.2g}"
-    effect = f"{judged.of}: {effect_words(judged.effect)}"
+    effect = f"{judged.of}: {judged.effect.short}"
     return claim.name, claim.words, claim.source, finding.verdict, effect, f"{judged.effect.n}", p
-
-
-def effect_words(effect: Estimate) -> str:
-    """Such as `0.12 (0.05 to 0.3)`; an infinite end, that of a dose, is open."""
-    if effect.high == math.inf:
-        return (
-            f"{effect.value:.3g} (open on both sides)"
-            if effect.low == 0
-            else f"{effect.value:.3g} (from {effect.low:.3g})"
-        )
-    if not effect.has_interval:
-        return f"{effect.value:.3g}"
-    return f"{effect.value:.3g} ({effect.low:.3g} to {effect.high:.3g})"
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:

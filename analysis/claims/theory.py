@@ -22,7 +22,7 @@ EXACT, EXACT_UNTIL = 1e-5, 2
 
 
 def linear_growth(results: Mapping[str, Results]) -> Judgement:
-    """C7."""
+    """Whether the variance's growth over a stage is proportional to L and to α²: the exponents of the two."""
     stages = growth.by_stage(growth.variances(results["variance"].runs, results["variance"].rows))
     arms = [(f"stage {each.stage}, exponent of α²", each.scale) for each in stages]
     arms += [(f"stage {each.stage}, exponent of L", each.blocks) for each in stages]
@@ -38,7 +38,7 @@ def linear_growth(results: Mapping[str, Results]) -> Judgement:
 
 
 def mimicry(results: Mapping[str, Results]) -> Judgement:
-    """C9."""
+    """Whether scaled initial weights and rates do what a scale does: the first losses, and who dies."""
     mimic, others = results["mimic"], results["mimic_scaled"]
     off = _first_losses(mimic.runs, mimic.rows, others.runs, others.rows)
     arms: list[tuple[str, Estimate]] = []
@@ -76,7 +76,7 @@ def _first_losses(
 
 
 def without_residuals(results: Mapping[str, Results]) -> Judgement:
-    """C11a."""
+    """Whether Inception-v4 collapses at all where residual nets of as many filters do."""
     plain = where(results["inception_v4"])
     residual = where(results["filters"], model__width=0.125, model__residual_scale=1.0, optim__lr=0.3)
     arms = [("Inception-v4", share(plain, collapsed)), ("residual, scale 1", share(residual, collapsed))]
@@ -89,7 +89,7 @@ def without_residuals(results: Mapping[str, Results]) -> Judgement:
 
 
 def faster(results: Mapping[str, Results]) -> Judgement:
-    """C11b."""
+    """Whether residual nets have the lower training loss, mean over the run: pairs of one seed."""
     means: dict[str, pd.Series[float]] = {}
     for name, runs in (("v4", where(results["accuracy_v4"])),
                        ("residual", where(results["accuracy"], model__residual_scale=0.1))):  # fmt: skip

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.figures import style
 from analysis.figures.side_by_side import label_steps, labelled, short, side_by_side, step_axis
-from analysis.statistics.unit_deaths import _is_output, dead_shares, layers_of, prepool_of, unit_states
+from analysis.statistics.unit_deaths import dead_shares, is_output, layers_of, prepool_of, unit_states
 from harness.located import InputError
 from harness.timeline import Timeline
 
@@ -79,7 +79,7 @@ def share_map(timelines: Mapping[str, Timeline], source: Source = "batch", note:
         f"{_SETS[source]}. A reading holds until the next one."
     )
     names = {words: layers_of(timeline) for words, timeline in timelines.items()}
-    if any(_is_output(layer) for found in names.values() for layer in found):
+    if any(is_output(layer) for found in names.values() for layer in found):
         caption += " b01, b02, ... are the outputs of blocks."
     height = min(6.5, max(1.5, 0.115 * max(map(len, names.values()))))
     with style.applied():

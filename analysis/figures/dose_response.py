@@ -52,7 +52,7 @@ def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, ri
     tones = style.colours(len(found))
     legend = [
         (
-            f"{words}{': ' if words else ''}{_lethal(each)}, n = {each.estimate.n}",
+            f"{words}{': ' if words else ''}{each.estimate.short}, {each.estimate.counted}",
             Line2D([], [], **style.line_look(place, tones)),
         )
         for place, (words, each) in enumerate(found.items())
@@ -102,18 +102,6 @@ def _one_to_one(runs: pd.DataFrame, field: str, column: str) -> bool:
         return False
     both = runs[[field, column]].dropna().astype(str).drop_duplicates()
     return len(both) == both[field].nunique() == both[column].nunique()
-
-
-def _lethal(found: LethalDose) -> str:
-    """The lethal dose in a few words."""
-    lowest, highest = (f"{end:.3g}" for end in found.tested)
-    value, low, high = found.estimate.value, found.estimate.low, found.estimate.high
-    if low == 0 and high == math.inf:
-        return "not located"
-    start = f"{low:.3g}" if low else f"below {lowest}"
-    end = f"{high:.3g}" if high < math.inf else f"above {highest}"
-    where = f"{value:.3g}" if found.located else f"below {lowest}" if value == 0 else f"above {highest}"
-    return f"{where} ({start} to {end})" if found.located else f"{where}, beyond the range tested"
 
 
 def _verb(word: str) -> str:

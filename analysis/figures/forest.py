@@ -39,7 +39,7 @@ def forest(
                 axis.hlines(row, low, high, color=style.BLUE, linewidth=1.8)
             face = style.BLUE if each.has_interval else style.PAPER
             axis.plot([each.value], [row], marker="o", color=style.BLUE, markerfacecolor=face, markersize=6)
-        words = [f"{short(each)}, {each.counted}" for _, each in estimates]
+        words = [f"{each.short}, {each.counted}" for _, each in estimates]
         axis.set(xlabel=label, ylim=(len(estimates) - 0.5, -0.5))
         axis.set_yticks(range(len(estimates)), [name for name, _ in estimates])
         axis.grid(visible=False, axis="y")
@@ -50,10 +50,3 @@ def forest(
         for spine in (axis.spines["left"], right.spines["right"]):
             spine.set_visible(False)
     return figure
-
-
-def short(each: Estimate) -> str:
-    """An estimate and its interval in a few words."""
-    if not each.has_interval:
-        return f"{each.value:.3g} (no interval)"
-    return f"{each.value:.3g} ({each.low:.3g} to {each.high:.3g})"

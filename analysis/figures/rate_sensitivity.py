@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
-from analysis.figures.forest import short
 from analysis.statistics.sensitivity import Sensitivity
 
 
@@ -16,7 +15,7 @@ def loss_against_rate(found: Mapping[str, Sensitivity], metric: str = "val/loss"
     """The last loss against the learning rate, for each named set of runs: each seed, and their mean."""
     tones = style.colours(len(found))
     legend = [
-        (f"{name}: {short(each.estimate)}, {each.estimate.counted}", Line2D([], [], **style.line_look(place, tones)))
+        (f"{name}: {each.estimate.short}, {each.estimate.counted}", Line2D([], [], **style.line_look(place, tones)))
         for place, (name, each) in enumerate(found.items())
     ]
     caption = (

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from analysis.figures import style
-from analysis.statistics.unit_deaths import _is_output
+from analysis.statistics.unit_deaths import is_output
 
 Floats = NDArray[np.float64]
 STEP = "step (updates of the weights)"
@@ -29,7 +29,7 @@ def short(layer: str) -> str:
 
 def labelled(layers: Sequence[str]) -> list[int]:
     """Which lines of a map are labelled: all, of many the blocks' outputs, or as many as there is room for."""
-    outputs = [row for row, layer in enumerate(layers) if _is_output(layer)]
+    outputs = [row for row, layer in enumerate(layers) if is_output(layer)]
     rows = list(range(len(layers))) if len(layers) <= MOST_LABELS or not outputs else outputs
     return [rows[number] for number in evenly(len(rows), MOST_LABELS)]
 

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
-from analysis.figures.forest import short
 from analysis.statistics import growth
 
 
@@ -43,7 +42,7 @@ def variance_growth(table: pd.DataFrame) -> Figure:
             axis.plot(ends, each.slope.value * ends, color=style.INK, linewidth=1)
             axis.set(xscale="log", yscale="log")
             axis.set_title(f"stage {each.stage}")
-            words = f"R² {short(each.explained)}\nexponent of L {short(each.blocks)}\nof α² {short(each.scale)}"
+            words = f"R² {each.explained.short}\nexponent of L {each.blocks.short}\nof α² {each.scale.short}"
             axis.text(0.03, 0.97, words, transform=axis.transAxes, va="top", fontsize=style.SMALL)
         style.trim(grid, len(fits), "L·α²", "growth of the variance")
     return figure

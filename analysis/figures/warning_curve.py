@@ -11,7 +11,7 @@ from analysis.figures import style
 
 
 def warning_curve(table: pd.DataFrame) -> Figure:
-    """How well death is predicted against the step of the prediction, from the table of `early_warning`."""
+    """How well death is predicted against the step of the prediction, from the table of `early_warning.by_step`."""
     lines = [
         ("auc", "readings of the first steps", style.VERMILION, "o", "solid"),
         ("baseline", "width, residual scale and learning rate alone", style.BLUE, "s", style.DASHES[1]),

@@ -22,8 +22,8 @@ NORMAL = 1.959963984540054
 class Estimate:
     """A number, its 95 % interval, and n, the count of `unit`s (runs, seeds, ...) that it was made from.
 
-    low, high: NaN where there is no interval; infinite (of a dose: also 0) where it is open. note: why, if anything is
-    unusual.
+    low, high: NaN where there is no interval. note: why, if anything is unusual. tested: the range within which the
+    number can be found, such as the doses tested; of a number or an end beyond it only that is said.
     """
 
     value: float
@@ -32,6 +32,7 @@ class Estimate:
     n: int
     unit: str = "runs"
     note: str = ""
+    tested: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def has_interval(self) -> bool:
@@ -39,27 +40,62 @@ class Estimate:
         return not (math.isnan(self.low) or math.isnan(self.high))
 
     @property
+    def located(self) -> bool:
+        """Whether the number lies within the range tested."""
+        return self.tested[0] <= self.value <= self.tested[1]
+
+    @property
     def counted(self) -> str:
         """Such as `n = 8 seeds`."""
         return f"n = {self.n} {self.unit.removesuffix('s') if self.n == 1 else self.unit}"
 
+    @property
+    def short(self) -> str:
+        """Such as `0.12 (0.05 to 0.3)`, `295 (134 to above 1072)`, `295 (open on both sides)`, or the number alone."""
+        return f"{self._number} ({self._interval})" if self.has_interval else self._number
+
     def __str__(self) -> str:
-        interval = f"95 % interval {self.low:.3g} to {self.high:.3g}" if self.has_interval else "no interval"
+        interval = f"95 % interval {self._interval}" if self.has_interval else "no interval"
         note = f"; {self.note}" if self.note else ""
-        return f"{self.value:.3g} ({interval}; {self.counted}{note})"
+        return f"{self._number} ({interval}; {self.counted}{note})"
+
+    @property
+    def _number(self) -> str:
+        return self._place(self.value) + ("" if self.located or math.isnan(self.value) else ", beyond the range tested")
+
+    @property
+    def _interval(self) -> str:
+        if self.low < self.tested[0] and self.high > self.tested[1]:
+            return "open on both sides"
+        return f"{self._place(self.low)} to {self._place(self.high)}"
+
+    def _place(self, number: float) -> str:
+        """A number in digits, or beyond which end of the range tested it lies."""
+        lowest, highest = self.tested
+        if number < lowest or number > highest:
+            return f"below {_digits(lowest)}" if number < lowest else f"above {_digits(highest)}"
+        return _digits(number)
+
+
+def _digits(number: float) -> str:
+    """A number to three digits, from a thousand on to whole ones."""
+    return f"{number:.0f}" if 999.5 <= abs(number) < 1e6 else f"{number:.3g}"
 
 
 def mean(values: ArrayLike, unit: str = "seeds") -> Estimate:
     """Mean of independent values, each that of one `unit`, with Student's interval.
 
-    One value has no interval; nor have values that are all equal, of which a spread cannot be estimated.
+    One value has no interval; nor have values that are all equal, of which a spread cannot be estimated. Where one is
+    NaN, so is the mean.
     """
     numbers = np.asarray(values, dtype=np.float64)
     n = len(numbers)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, unit, "nothing to average")
+    if np.isnan(numbers).any():
+        return Estimate(math.nan, math.nan, math.nan, n, unit, "a value is missing")
     centre = float(numbers.mean())
-    if n == 1 or not numbers.std() > 0:
+    if numbers.min() == numbers.max():
         note = "one alone has no spread" if n == 1 else "all values are equal"
         return Estimate(centre, math.nan, math.nan, n, unit, note)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(numbers.std(ddof=1)) / math.sqrt(n)
@@ -70,10 +106,8 @@ def wilson(events: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0."""
     if n == 0:
         return math.nan, math.nan
-    z = NORMAL
-    centre = (events + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(events * (n - events) / n + z * z / 4)
-    return (0.0 if events == 0 else centre - half), (1.0 if events == n else centre + half)
+    interval = stats.binomtest(events, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def share_below(events: int, n: int, level: float = LEVEL) -> float:

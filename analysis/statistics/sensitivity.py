@@ -38,7 +38,7 @@ class Sensitivity:
         return f"{self.estimate}, over {len(self.losses)} learning rates{left_out}"
 
 
-def sensitivity(runs: pd.DataFrame, rows: pd.DataFrame, metric: str = "val/loss") -> Sensitivity:
+def to_rate(runs: pd.DataFrame, rows: pd.DataFrame, metric: str = "val/loss") -> Sensitivity:
     """The sensitivity of runs that differ in `optim.lr` and the seed only, from frames of `load` and `load_rows`.
 
     The loss at initialisation is the mean over the runs of their first `train/loss`; a loss that is missing or not

@@ -11,6 +11,7 @@ death, as `cumulative_incidence` gives it too. Failed, running and pending runs 
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
 from collections.abc import Callable
@@ -21,11 +22,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.sparse.csgraph import connected_components
 
 from analysis.frames.columns import demand
 from analysis.frames.events import EVENTS
 from analysis.statistics.estimates import LEVEL, NORMAL, Estimate
 from harness.located import InputError
+from harness.patterns import suggestion
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -35,6 +38,8 @@ AGAINST: dict[Against, str] = {
     "cumulative_lr": "cumulative learning rate",
 }
 """What time can be measured in, and how a figure labels it."""
+CAUSES = ("event", "competing")
+"""The ends of `times` that compete; the third is "censored"."""
 _READ = ["optim/cumulative_lr", "optim/lr"]
 
 
@@ -61,9 +66,11 @@ def reached(
 
     A reading finds it; `since` is the reading before. A run that died or diverged before can no longer get there
     (`competing`); others are censored at their last step. Raises InputError for a metric that no row has, and as
-    `times` does.
+    `times` does, and ValueError for a target that is no number.
     """
     demand(rows, metric)
+    if math.isnan(target):
+        raise ValueError("the target is nan")
     read = rows.loc[rows[metric].notna(), ["run_id", "step", metric]]
     first = read[read[metric] >= target].groupby("run_id")["step"].min()
     step = runs["run_id"].map(first)
@@ -134,7 +141,9 @@ class Curve:
     events: int
 
     def at(self, time: float) -> Estimate:
-        """The share at a time >= 0."""
+        """The share at a time >= 0; ValueError for another."""
+        if not time >= 0:
+            raise ValueError(f"a curve begins at time 0; found {time:g}")
         place = int(np.searchsorted(self.time, time, side="right")) - 1
         return Estimate(float(self.share[place]), float(self.low[place]), float(self.high[place]), self.n)
 
@@ -144,7 +153,8 @@ def kaplan_meier(time: ArrayLike, happened: ArrayLike) -> Curve:
 
     `time` (n,) >= 0 and `happened` (n,), whether the event came then; else the run was followed to then without it.
     The band is Greenwood's on the scale of log(-log(share)). Where that is undefined (share 1 or 0) it is the exact
-    binomial one, so that a few survivors do not look like certainty. Raises ValueError for no runs.
+    binomial one, so that a few survivors do not look like certainty. Raises ValueError for no runs, and for times and
+    events that are none.
     """
     when, events = _checked(time, happened)
     found = stats.ecdf(stats.CensoredData(uncensored=when[events], right=when[~events])).sf
@@ -162,11 +172,12 @@ def kaplan_meier(time: ArrayLike, happened: ArrayLike) -> Curve:
 def cumulative_incidence(time: ArrayLike, end: ArrayLike, cause: str) -> Curve:
     """Share of runs whose first end was `cause`, against time, by Aalen and Johansen.
 
-    `time` (n,) and `end` (n,): "censored", or one of the causes that compete. The band is of log(-log(share)) with the
-    delta-method variance (Marubini and Valsecchi 1995, section 10.2); where that is undefined, the exact binomial one.
-    Raises ValueError for no runs.
+    `time` (n,) and `end` (n,): "censored", or one of the causes that compete, those of `times` or other words. The band
+    is of log(-log(share)) with the delta-method variance (Marubini and Valsecchi 1995, section 10.2); where that is
+    undefined, the exact binomial one. Raises ValueError for no runs, for times and ends that are none, and for a cause
+    by which no run ended, those of `times` apart.
     """
-    causes = np.asarray(end)
+    causes = _ends(end, cause)
     when, ended = _checked(time, causes != "censored")
     moments = np.unique(np.concatenate([[0.0], when[ended], [when.max()]]))
     at_risk = numbers_at_risk(when, moments)
@@ -191,19 +202,72 @@ def cumulative_incidence(time: ArrayLike, end: ArrayLike, cause: str) -> Curve:
 
 
 def numbers_at_risk(time: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
-    """How many of the runs, followed to `time` (n,), were followed to each moment (T,) or beyond: (T,)."""
-    return np.asarray(np.size(time) - np.searchsorted(np.sort(np.asarray(time)), moments, side="left"), dtype=np.int64)
+    """How many of the runs, followed to `time` (n,), were followed to each moment (T,) or beyond: (T,).
+
+    Raises ValueError for times that are none.
+    """
+    when = _times(time)
+    return np.asarray(len(when) - np.searchsorted(np.sort(when), moments, side="left"), dtype=np.int64)
 
 
 def _checked(time: ArrayLike, happened: ArrayLike) -> tuple[Floats, Bools]:
-    when, events = np.asarray(time, dtype=np.float64), np.asarray(happened, dtype=np.bool_)
+    """Times and events as arrays; ValueError for what is no time or no event."""
+    when, events = _times(time), _mask(happened, "whether the event came")
     if when.ndim != 1 or when.shape != events.shape:
         raise ValueError(f"expected one time and one event for each run, found shapes {when.shape} and {events.shape}")
     if not len(when):
         raise ValueError("no finished run")
-    if not (np.isfinite(when).all() and when.min() >= 0):
-        raise ValueError("times must be finite and not negative")
     return when, events
+
+
+def _times(time: ArrayLike) -> Floats:
+    """Times as numbers; numpy would take text, dates and truth values for some."""
+    found = np.asarray(time)
+    try:
+        when = found.astype(np.float64)
+    except TypeError as error:
+        raise ValueError(f"times must be numbers: {error}") from None
+    if found.dtype.kind not in "iufO":
+        raise ValueError(f"times must be numbers; found the type {found.dtype}")
+    if not (np.isfinite(when).all() and (when >= 0).all()):
+        raise ValueError("times must be finite and not negative")
+    return when
+
+
+def _mask(values: ArrayLike, what: str) -> Bools:
+    """Truth values as booleans; numpy would take NaN, 2 and the text "False" for true."""
+    found = list(np.ravel(np.asarray(values, dtype=object)))
+    for each in found:
+        if not (isinstance(each, bool | np.bool_ | int | float | np.number) and each in (0, 1)):
+            raise ValueError(f"{what} must be true or false (1 or 0); found {each!r}")
+    return np.asarray(values).astype(np.bool_)
+
+
+def _numbered(values: ArrayLike, what: str, n: int) -> tuple[NDArray[np.int64], pd.Index[Any]]:
+    """The number of each run's label, (n,), and the labels in order; a missing one would be a label of its own."""
+    labels = pd.Series(np.asarray(values, dtype=object))
+    if len(labels) != n:
+        raise ValueError(f"expected a {what} for each of {n} runs, found {len(labels)}")
+    if labels.isna().any():
+        raise ValueError(f"a {what} is missing; found {labels[labels.isna()].iloc[0]!r}")
+    place, found = pd.factorize(labels.infer_objects(), sort=True)
+    return place, found
+
+
+def _ends(end: ArrayLike, cause: str) -> NDArray[np.object_]:
+    """The ends of runs; ValueError for one that is no word, for a misspelt "censored", and for a cause that is none."""
+    ends = np.asarray(end, dtype=object)
+    for each in ends:
+        if not isinstance(each, str):
+            raise ValueError(f"an end must be 'censored' or a cause, in words; found {each!r}")
+    causes = set(ends) - {"censored"}
+    for each in sorted(causes):
+        if difflib.get_close_matches(each.lower().strip(), ["censored"], cutoff=0.8):
+            raise ValueError(f"found the end {each!r}; did you mean 'censored'?")
+    allowed = sorted(causes | set(CAUSES if causes <= set(CAUSES) else ()))
+    if cause not in allowed:
+        raise ValueError(f"no run can have ended by {cause!r}{suggestion(str(cause), allowed)}")
+    return ends
 
 
 def _count(when: Floats, moments: Floats) -> Floats:
@@ -254,9 +318,11 @@ def restricted_mean(time: ArrayLike, happened: ArrayLike, until: float) -> Estim
 def restricted_mean_difference(time: ArrayLike, happened: ArrayLike, treated: ArrayLike, until: float) -> Estimate:
     """The restricted mean of the `treated` runs, a mask (n,), less that of the others; positive where they last longer.
 
-    Raises ValueError as `restricted_mean` does, for either group.
+    Raises ValueError as `restricted_mean` does, for either group, and for a mask that is none.
     """
-    when, events, first = np.asarray(time), np.asarray(happened), np.asarray(treated, dtype=np.bool_)
+    (when, events), first = _checked(time, happened), _mask(treated, "whether a run was treated")
+    if first.shape != when.shape:
+        raise ValueError(f"expected a mask of {len(when)} runs, found shape {first.shape}")
     value, variance, n, deaths = _restricted(when[first], events[first], until)
     other, other_variance, other_n, other_deaths = _restricted(when[~first], events[~first], until)
     if min(n, other_n) < 2 or deaths + other_deaths == 0:
@@ -306,11 +372,12 @@ def logrank(time: ArrayLike, happened: ArrayLike, group: ArrayLike, stratum: Arr
     """The log-rank test of k groups; for two groups its statistic is the square of `scipy.stats.logrank`'s.
 
     `time`, `happened` and `group` (n,). With `stratum` (n,), such as the cell of a sweep, runs are compared within
-    strata only. Mantel's hypergeometric variance, so ties are allowed.
+    strata only. Mantel's hypergeometric variance, so ties are allowed. Raises ValueError for no runs, for times and
+    events that are none, and for a group or stratum that is missing.
     """
     when, events = _checked(time, happened)
-    labels, place = np.unique(np.asarray(group), return_inverse=True)
-    strata = np.zeros(len(when)) if stratum is None else np.unique(np.asarray(stratum), return_inverse=True)[1]
+    place, labels = _numbered(group, "group", len(when))
+    strata = np.zeros(len(when)) if stratum is None else _numbered(stratum, "stratum", len(when))[0]
     k = len(labels)
     observed, expected, variance = np.zeros(k), np.zeros(k), np.zeros((k, k))
     for number in np.unique(strata):
@@ -320,13 +387,22 @@ def logrank(time: ArrayLike, happened: ArrayLike, group: ArrayLike, stratum: Arr
     table = pd.DataFrame(
         {"n": np.bincount(place, minlength=k), "observed": observed.astype(int), "expected": expected}, index=labels
     )
-    freedom = int(np.linalg.matrix_rank(variance))
-    if freedom == 0:
+    told = _told_apart(variance)
+    if not len(told):
         note = "one group" if k < 2 else "no event" if not events.any() else "no event in company of another group"
         return LogRank(math.nan, 0, math.nan, table, note)
-    excess = observed - expected
-    statistic = float(excess @ np.linalg.pinv(variance, hermitian=True) @ excess)
-    return LogRank(statistic, freedom, float(stats.chi2.sf(statistic, freedom)), table)
+    excess = (observed - expected)[told]
+    statistic = float(excess @ np.linalg.solve(variance[np.ix_(told, told)], excess))
+    return LogRank(statistic, len(told), float(stats.chi2.sf(statistic, len(told))), table)
+
+
+def _told_apart(variance: Floats) -> NDArray[np.int64]:
+    """The groups whose excess of events is not fixed by those of others: all but one of each set that had company.
+
+    As many as the covariance's rank, which its eigenvalues give by rounding only.
+    """
+    of_set = connected_components(variance, directed=False)[1]
+    return np.setdiff1d(np.arange(len(variance)), np.unique(of_set, return_index=True)[1])
 
 
 def _observed_expected(when: Floats, events: Bools, place: NDArray[Any], k: int) -> tuple[Floats, Floats, Floats]:

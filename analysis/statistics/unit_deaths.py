@@ -26,10 +26,11 @@ def layers_of(timeline: Timeline) -> tuple[str, ...]:
 
 
 def _renames(layer: str, after: str) -> bool:
-    return after == "prepool" or (_is_output(after) and not _is_output(layer))
+    return after == "prepool" or (is_output(after) and not is_output(layer))
 
 
-def _is_output(layer: str) -> bool:
+def is_output(layer: str) -> bool:
+    """Whether a layer is what a block hands on, or what is pooled."""
     return layer == "prepool" or layer.endswith("/output")
 
 
