@@ -23,7 +23,7 @@ from harness.config.defaults import (
     complete,
 )
 from harness.config.sections import ComputeConfig, DataConfig, OptimConfig, ProbesConfig, TrainConfig
-from harness.strict import NonNegativeInt, Strict
+from harness.strict import Seed, Strict
 
 IDENTITY = ("seed", "model", "data", "optim", "train")
 
@@ -31,7 +31,7 @@ IDENTITY = ("seed", "model", "data", "optim", "train")
 class RunConfig(Strict):
     """One training run."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the initial weights, the order of the data and dropout."""
     model: ModelConfig = ModelConfig()
     """The network."""
@@ -103,7 +103,10 @@ def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None,
     if path is None:
         return None, "weights_sha256 needs weights" if expected else None
     try:
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if Path(path).exists() and not Path(path).is_file():  # a device has no end
+            return expected, f"{path} is not a file"
+        with Path(path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return expected, None if expected else f"{path} cannot be read: {error.strerror}"
     if expected not in (None, found):
