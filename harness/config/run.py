@@ -88,7 +88,10 @@ class RunConfig(Strict):
         """Hash of the whole resolved training configuration, 12 hexadecimal digits.
 
         Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
-        and devices are left out; a file of weights counts by its content.
+        and devices are left out; a file of weights counts by its content. Spellings of one value are one run (1 and
+        1.0, 0.0 and -0.0, `imgs` and `./imgs/`, a list of equal scales and the scale). Different fields that come to
+        the same training stay different runs, as they are points of different axes: epochs and their number of steps,
+        an exponential schedule of rate 1 and the constant one, width and equal trunk_width and branch_width.
         """
         training = self.model_dump(mode="json", include=set(IDENTITY))
         del training["model"]["weights"]

@@ -47,7 +47,8 @@ class DataConfig(Strict):
     """Seed of the images themselves; only for synthetic (default 0)."""
     root: PathText | None = None
     """Folder of the files; for cifar10, cifar100 and fashion_mnist (default data; no part of the run's identity) and
-    imagefolder (default data/imagenet). A relative path counts from the working directory."""
+    imagefolder (default data/imagenet). A relative path counts from the working directory; the run's folder keeps the
+    absolute one, and refuses to answer for the images of another folder of that name."""
     download: bool | None = None
     """Whether missing files are downloaded; only for cifar10, cifar100 and fashion_mnist (default false). No part of
     the run's identity."""
@@ -155,7 +156,7 @@ class TrainConfig(Strict):
     steps: PositiveInt | None = None
     """Optimizer steps (default 200, unless epochs is given)."""
     epochs: PositiveInt | None = None
-    """Passes over the training images, in place of steps."""
+    """Passes over the training images, in place of steps; the same length in steps is another run."""
     check_every: PositiveInt = 10
     """Steps between two checks for death, collapse and divergence. Independent of the instruments."""
     stop_at_death: bool = True

@@ -22,7 +22,7 @@ from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
 from harness.sweep.executors import inline, interruptible, local, worker_slots
 from harness.sweep.expand import Sweep, cell, expand, get_field
-from harness.sweep.work import Report, Task
+from harness.sweep.work import Report, Task, images_of, same_images
 
 ExecutorName = Literal["inline", "local"]
 WANDB_PROJECT = "residual-harness"
@@ -93,6 +93,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     known = store.by_identity(out)
     folders = {config.run_id: store.folder_of(out, config, known) for config in sweep.configs}
     labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
+    check_images(sweep.configs, folders)
     taken = _take_over(sweep.configs, folders, settings.reuse)
     if taken:
         console.print(f"{taken} finished runs taken over", highlight=False)
@@ -129,6 +130,19 @@ def check_inputs(configs: Sequence[RunConfig]) -> None:
             raise InputError(["compute.device: cuda, but torch finds no GPU here; allowed: auto, cpu"])
 
 
+def check_images(configs: Iterable[RunConfig], folders: Mapping[str, RunDirectory]) -> None:
+    """Raise InputError where a run's folder holds the training on another folder of images with the same name."""
+    problems = [
+        f"data.root: {config.data.root} is {images_of(config)['images']} here, and {folders[config.run_id].path} holds "
+        f"the run on the images in {folders[config.run_id].provenance()['images']}: give data.root in full, or choose "
+        "another --out"
+        for config in configs
+        if folders[config.run_id].file("config.json").exists() and not same_images(config, folders[config.run_id])
+    ]
+    if problems:
+        raise InputError(problems)
+
+
 def _finished(run: RunDirectory) -> bool:
     """Whether the run is finished and nothing of it damaged; a damaged one is work, which repairs it."""
     try:
@@ -144,7 +158,7 @@ def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], s
         known = store.by_identity(source)
         for config in configs:
             run, other = folders[config.run_id], known.get(config.run_id)
-            if not run.path.exists() and other is not None and _finished(other):
+            if not run.path.exists() and other is not None and _finished(other) and same_images(config, other):
                 store.adopt(run, other)
                 count += 1
     return count

@@ -18,7 +18,7 @@ from harness.outcome import Outcome
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions
 from harness.sweep.executors import interruptible
-from harness.sweep.run import WANDB_PROJECT, check_inputs, write_index
+from harness.sweep.run import WANDB_PROJECT, check_images, check_inputs, write_index
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
@@ -72,6 +72,7 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     except OSError as error:
         raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
     run = store.folder_of(out, config, store.by_identity(out))
+    check_images([config], {config.run_id: run})
     options = None
     if wandb != "disabled":
         options = WandbOptions(wandb, out, WANDB_PROJECT, config.model.name, (config.model.name, config.data.name))
