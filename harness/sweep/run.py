@@ -16,6 +16,7 @@ from harness.config import RunConfig
 from harness.data.check import check_data
 from harness.devices import visible_gpus
 from harness.located import InputError, read_text
+from harness.plain import shown
 from harness.sinks import wandb
 from harness.sinks.wandb import WandbMode, WandbOptions
 from harness.store import Damaged, RunDirectory
@@ -87,7 +88,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     """
     for source in settings.reuse:
         if not source.is_dir():
-            raise InputError([f"{source}: --reuse: no such folder"])
+            raise InputError([f"{source}: --reuse: {'not a' if source.exists() else 'no such'} folder"])
     check_inputs(sweep.configs)
     prepare(out, sweep)
     known = store.by_identity(out)
@@ -105,7 +106,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
         visible_gpus() if settings.executor == "local" else [],
     )
     found = len(sweep.configs) - len(left)
-    console.print(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}", highlight=False)
+    console.print(shown(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}"))
     tasks = [
         Task(config, folders[config.run_id].path, command, wandb_options(config, sweep, out, settings.wandb))
         for config in left
@@ -222,7 +223,7 @@ def dry_run(sweep: Sweep) -> Table:
         length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
         images = f"{config.data.name} {config.data.image_size}x{config.data.image_size}, batch {config.data.batch_size}"
         trains = f"{config.model.name} {repeats} on {images}, {config.optim.name} lr {config.optim.lr:g}, {length}"
-        table.add_row(config.run_id, *values, str(config.seed), trains)
+        table.add_row(*map(shown, (config.run_id, *values, config.seed, trains)))
     return table
 
 
@@ -230,5 +231,5 @@ def failure_table(failed: Sequence[Report]) -> Table:
     """What failed and why."""
     table = Table("run", "why", box=None, title=f"{len(failed)} failed", title_justify="left")
     for report in failed:
-        table.add_row(report.run_id, report.message)
+        table.add_row(report.run_id, shown(report.message))
     return table

@@ -15,6 +15,7 @@ from harness.config import RunConfig
 from harness.config.command_line import resolve
 from harness.located import InputError
 from harness.outcome import Outcome
+from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions
 from harness.sweep.executors import interruptible
@@ -77,7 +78,7 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     if wandb != "disabled":
         options = WandbOptions(wandb, out, WANDB_PROJECT, config.model.name, (config.model.name, config.data.name))
     if leads:
-        console.print(f"run {run.run_id} in {run.path}")
+        console.print(shown(f"run {run.run_id} in {run.path}"))
 
     def show() -> Sequence[Sink]:
         return [_Show(config, console)]
@@ -104,10 +105,10 @@ def _ranks(config: RunConfig) -> Iterator[None]:
 
 def _tell(report: Report, console: Console) -> bool:
     for note in report.notes:
-        console.print(note)
+        console.print(shown(note))
     if report.outcome is None:
-        console.print(f"{report.state}: {report.message}", markup=False)
+        console.print(shown(f"{report.state}: {report.message}"))
         return True
     outcome = report.outcome
-    console.print(f"{outcome.outcome} at step {outcome.step}: {outcome.reason}")
+    console.print(shown(f"{outcome.outcome} at step {outcome.step}: {outcome.reason}"))
     return False
