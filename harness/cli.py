@@ -14,6 +14,8 @@ from rich.console import Console
 
 from harness import __version__
 from harness.located import InputError
+from harness.plain import plain, shown
+from harness.streams import lenient_streams, lost_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,12 +24,25 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0 done, 1 some run failed, 2 unusable input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; gives the exit code: 0 done, 1 some run failed, 2 unusable input, 130 interrupted.
+
+    Output that cannot be written is lost without ending a run; unless its reader just left, the code is 1 then.
+    """
+    with lenient_streams():
+        code = _main(arguments)
+        sys.stdout.flush()
+        if (why := lost_output()) is not None:
+            print(f"harness: the output could not be written: {why}", file=sys.stderr)
+            return code or SOME_FAILED
+        return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = _parse(arguments)
     try:
         code: int = options.call(options)
         return code
@@ -36,11 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(problem, file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
-        print(f"\nstopped; `{_command()}` continues where it was", file=sys.stderr)
+        print(f"\nstopped; `{plain(_command())}` continues where it was", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `harness ... | head`
-        sys.stderr.close()
-        return DONE
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; settings (`key=value`) may stand among them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "settings") or any(argument.startswith("-") for argument in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
 
 
 def _command() -> str:
@@ -261,8 +284,8 @@ def _report(options: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         report = compose(options.dir, sweep.configs)
     for warning in damaged:
-        print(warning.message, file=sys.stderr)
-    console.print(f"report: {report.save()}")
+        print(plain(warning.message), file=sys.stderr)
+    console.print(shown(f"report: {report.save()}"))
     if options.wandb != "disabled":
         from harness.sinks.wandb import log_report
 
@@ -284,10 +307,10 @@ def _claims(options: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         results = read_all(options.dirs or shipped.results(), lambda folder: sweep_of(folder).configs)
     for warning in damaged:
-        print(warning.message, file=sys.stderr)
+        print(plain(warning.message), file=sys.stderr)
     if options.save is not None:
         for each in results.values():
-            print(f"saved: {save(each, options.save)}", file=sys.stderr)
+            print(plain(f"saved: {save(each, options.save)}"), file=sys.stderr)
     findings = judge(CLAIMS, results)
     if options.json:
         print(json.dumps(scoreboard.as_dicts(findings), indent=1))
@@ -300,13 +323,15 @@ def _claims(options: argparse.Namespace) -> int:
 
 def _scoreboard_table(findings: Sequence[Finding]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     from analysis.claims import scoreboard
 
     table = Table(*scoreboard.HEAD, show_lines=True)
     colours = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
     for finding, line in zip(findings, scoreboard.lines(findings), strict=True):
-        table.add_row(*line[:3], f"[{colours[finding.verdict]}]{finding.verdict}[/]", *line[4:])
+        verdict = Text(finding.verdict, style=colours[finding.verdict])
+        table.add_row(*map(shown, line[:3]), verdict, *map(shown, line[4:]))
     return table
 
 
@@ -381,7 +406,7 @@ def _schedule(options: argparse.Namespace) -> int:
     config = resolve(options.settings)
     rates, words = planned_rates(config, count_training_images(config.data))
     write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
-    console.print(f"{words}\n{options.out}")
+    console.print(shown(f"{words}\n{options.out}"))
     return DONE
 
 
@@ -392,7 +417,7 @@ def _dashboard(options: argparse.Namespace) -> int:
     if options.print:
         print(json.dumps(specification(options.project, options.entity, name), indent=1))
     else:
-        console.print(f"dashboard: {create(options.project, options.entity, name)}")
+        console.print(shown(f"dashboard: {create(options.project, options.entity, name)}"))
     return DONE
 
 

@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic_core import PydanticCustomError, ValidationError
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+MAX_WHOLE = 2**63 - 1
+"""The largest seed: what a table's column of whole numbers holds."""
+MAX_COUNT = 10**9
+"""The largest number of things: of steps, of images, of steps between two readings."""
+MAX_FACTOR = 1000.0
+"""The largest factor on a number of things."""
+MAX_NUMBER = 1e9
+MIN_NUMBER = 1e-30
+"""The numbers between: in them and in products of three of them single precision neither overflows nor vanishes."""
+
+
+def _one_zero(value: float) -> float:
+    """0.0 for -0.0: two spellings of one number are one run."""
+    return value + 0.0
+
+
+def _not_vanishing(value: float) -> float:
+    if value < MIN_NUMBER:
+        raise PydanticCustomError("expected", "expected {expected}", {"expected": f"at least {MIN_NUMBER:g}"})
+    return value
+
+
+def _path(value: str) -> str:
+    """The path without what says nothing: `imgs` for `./imgs`, `imgs/` and `imgs//`."""
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        raise PydanticCustomError("expected", "expected {expected}", {"expected": "a path"})
+    return str(PurePath(value))
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_WHOLE)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveFloat = Annotated[float, Field(gt=0, le=MAX_NUMBER), AfterValidator(_not_vanishing)]
+Factor = Annotated[float, Field(gt=0, le=MAX_FACTOR), AfterValidator(_not_vanishing)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=MAX_NUMBER), AfterValidator(_one_zero)]
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_one_zero)]
+PositiveShare = Annotated[float, Field(gt=0, le=1), AfterValidator(_not_vanishing)]
+Decay = Annotated[float, Field(ge=0, lt=1), AfterValidator(_one_zero)]
+"""A share of the old that is kept: not all of it."""
+PathText = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_path)]
 
 
 def one_message(expected: str) -> WrapValidator:

@@ -78,6 +78,48 @@ def test_the_identity_is_made_once_and_is_no_field(monkeypatch: pytest.MonkeyPat
     assert asked.run_id == made
 
 
+IMAGES = {"name": "imagefolder", "root": "imgs"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"optim": {"weight_decay": 0.0}}, {"optim": {"weight_decay": -0.0}}),
+        ({"optim": {"weight_decay": 0.0}}, {"optim": {"weight_decay": 0}}),
+        ({"model": {"residual_scale": [0.0, 0.5, 0.5]}}, {"model": {"residual_scale": [-0.0, 0.5, 0.5]}}),
+        ({"model": {"residual_scale": 0.0}}, {"model": {"residual_scale": [-0.0, 0, 0.0]}}),
+        ({"train": {"label_smoothing": 0.0}}, {"train": {"label_smoothing": -0.0}}),
+        ({"optim": {"name": "adam", "betas": [0.0, 0.9]}}, {"optim": {"name": "adam", "betas": (-0.0, 0.9)}}),
+        ({"data": IMAGES}, {"data": IMAGES | {"root": "./imgs"}}),
+        ({"data": IMAGES}, {"data": IMAGES | {"root": "imgs/"}}),
+        ({"data": IMAGES}, {"data": IMAGES | {"root": ".//./imgs//."}}),
+    ],
+)
+def test_spellings_of_one_value_are_one_run(one: dict[str, object], other: dict[str, object]) -> None:
+    assert config(**one) == config(**other)
+    assert config(**one).run_id == config(**other).run_id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"train": {"epochs": 1}}, {"train": {"steps": 44}}),
+        ({"optim": {"schedule": {"name": "exponential", "rate": 1.0}}}, {}),
+        ({"model": {"width": 0.5}}, {"model": {"trunk_width": 0.5, "branch_width": 0.5}}),
+        ({"data": IMAGES}, {"data": IMAGES | {"root": "x/../imgs"}}),  # another folder where x is a link
+        ({"data": IMAGES}, {"data": IMAGES | {"root": "/imgs"}}),
+    ],
+)
+def test_fields_that_come_to_the_same_training_stay_two_runs(one: dict[str, object], other: dict[str, object]) -> None:
+    assert config(**one).run_id != config(**other).run_id
+
+
+def test_a_run_stored_with_another_spelling_is_recognised() -> None:
+    stored = json.loads(json.dumps(config(data=IMAGES).model_dump(mode="json")))
+    stored["data"]["root"], stored["optim"]["weight_decay"] = "./imgs/", -0.0
+    assert RunConfig.model_validate(stored).run_id == config(data=IMAGES).run_id
+
+
 def test_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config().seed = 2

@@ -1,14 +1,19 @@
 """Sweep files: what they expand to, and what is said of bad ones."""
 
+import hashlib
 import itertools
 from pathlib import Path
+from random import Random
 
+import pyarrow.parquet as pq
 import pytest
 
+from harness.config import RunConfig
 from harness.located import InputError
 from harness.sweep.distributions import DISTRIBUTIONS
 from harness.sweep.expand import Sweep, cell, expand
 
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 HEAD = "method: grid\nparameters:\n"
 
 
@@ -93,10 +98,14 @@ SETTINGS = {
 }
 
 
-def draws(distribution: str, count: int = 300) -> list[float]:
+def random_configs(distribution: str, count: int) -> tuple[RunConfig, ...]:
     text = f"method: random\nrun_cap: {count}\nparameters:\n  seed: {{min: 0, max: 1000000000}}\n  model:\n    parameters:\n"
     text += f"      bn_eps: {{distribution: {distribution}, {SETTINGS[distribution]}}}\n"
-    return [config.model.bn_eps for config in expand(text, "s").configs]
+    return expand(text, "s").configs
+
+
+def draws(distribution: str, count: int = 300) -> list[float]:
+    return [config.model.bn_eps for config in random_configs(distribution, count)]
 
 
 def test_every_distribution_of_wandb_is_here() -> None:
@@ -127,6 +136,86 @@ def test_draws_follow_their_distribution(
     assert values[len(values) // 2] == pytest.approx(median, abs=band + 1e-12)
 
 
+DRAWN = {
+    "constant": "20be644082b2",
+    "categorical": "85be2b196390",
+    "categorical_w_probabilities": "ff0addc026d8",
+    "int_uniform": "939efaadd6b1",
+    "log_uniform": "b7185baf0d95",
+    "inv_log_uniform": "248e2620a170",
+    "q_log_uniform": "79fba345f9e0",
+    "log_uniform_values": "680522a7608c",
+    "inv_log_uniform_values": "499bcb7450f0",
+    "q_log_uniform_values": "7303b825aeaf",
+    "uniform": "a28d47828309",
+    "q_uniform": "aa30c9dffcef",
+    "normal": "bf5327f880cd",
+    "q_normal": "0c683e70567a",
+    "log_normal": "984646aab8ba",
+    "q_log_normal": "fd9bfc61545b",
+    "beta": "52fdfae9b6f5",
+    "q_beta": "35751573da58",
+}
+
+
+@pytest.mark.parametrize("distribution", DRAWN)
+def test_draws_stay_what_they_were_in_the_first_sweeps(distribution: str) -> None:
+    ids = " ".join(config.run_id for config in random_configs(distribution, 300))
+    assert hashlib.sha256(ids.encode()).hexdigest()[:12] == DRAWN[distribution]
+
+
+class Fixed(Random):
+    """A generator whose every random number is the same."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(
+    ("distribution", "settings", "expected"),
+    [
+        ("q_uniform", {"min": 8, "max": 64, "q": 8}, [8, 24, 32, 48, 64]),
+        ("q_uniform", {"min": 0.5, "max": 64.5, "q": 8}, [0, 16, 32, 48, 64]),
+        ("q_uniform", {"min": 1, "max": 9, "q": 0.5}, [1.0, 3.5, 5.0, 7.0, 9.0]),
+        ("q_uniform", {"min": 8, "max": 64}, [9, 25, 36, 51, 64]),
+        ("q_uniform", {"min": 0, "max": 10**12, "q": 7}, [10000000003, 299999999999, 500000000003, 770000000000, 998999999998]),
+        ("q_log_uniform", {"min": 0, "max": 5, "q": 3}, [0, 3, 12, 48, 147]),
+        ("q_log_uniform_values", {"min": 1, "max": 1000, "q": 10}, [0, 10, 30, 200, 990]),
+    ],
+)  # fmt: skip
+def test_steps_are_those_of_wandb(distribution: str, settings: dict[str, float], expected: list[float]) -> None:
+    """Against `HyperParameter(...).ppf(u)` of W&B's package sweeps 0.3.0, at five u."""
+    own = DISTRIBUTIONS[distribution]
+    drawn = [own.draw(Fixed(u), {**own.defaults, **settings}) for u in (0.01, 0.3, 0.5, 0.77, 0.999)]
+    assert drawn == expected
+    assert {type(value) for value in drawn} == {type(value) for value in expected}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("min: 8, max: 64, q: 8", [8, 16, 24, 32, 40, 48, 56]),
+        ("min: 8.0, max: 12", [8, 9, 10, 11]),
+        ("min: 8, max: 12.5, q: 2.0", [8, 10, 12]),
+    ],
+)
+def test_whole_steps_from_a_whole_start_set_fields_that_count(settings: str, expected: list[int]) -> None:
+    data = f"  data: {{parameters: {{batch_size: {{distribution: q_uniform, {settings}}}}}}}\n"
+    assert [config.data.batch_size for config in grid(data).configs] == expected
+    drawn = expand(f"method: random\nrun_cap: 40\nparameters:\n{data}", "s").configs
+    step = expected[1] - expected[0]
+    assert {config.data.batch_size for config in drawn} <= {*expected, expected[-1] + step}
+
+
+def test_int_uniform_takes_whole_numbers_with_a_dot() -> None:
+    seeds = "  seed: {distribution: int_uniform, min: 0.0, max: 2}\n"
+    assert [config.seed for config in grid(seeds).configs] == [0, 1, 2]
+    assert "seed: min is 0.5; expected a whole number" in problems(HEAD + seeds.replace("0.0", "0.5"))[0]
+
+
 @pytest.mark.parametrize("distribution", [name for name in DISTRIBUTIONS if name.startswith("q_")])
 def test_stepped_draws_are_multiples_of_q(distribution: str) -> None:
     step = 0.01 if distribution == "q_beta" else 0.5
@@ -150,7 +239,7 @@ def test_probabilities_weigh_the_values() -> None:
         ("method: grid\n", "parameters: expected a mapping of at least one parameter"),
         ("metod: grid\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: metod: unknown key; did you mean 'method'?"),
         ("method: random\nparameters: {seed: {value: 1}}\n", "method random needs run_cap"),
-        ("run_cap: 0\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: run_cap: found 0; expected a whole number >= 1"),
+        ("run_cap: 0\nmethod: grid\nparameters: {seed: {value: 1}}\n", "sweep.yaml:1:1: run_cap: found 0; expected a whole number from 1 to 100000"),
         ("early_terminate: {type: hyperband}\nmethod: grid\nparameters: {seed: {value: 1}}\n", "early_terminate needs a W&B server"),
         (HEAD + "  sede: {value: 1}\n", "sweep.yaml:3:3: sede: unknown key; did you mean 'seed'?"),
         (HEAD + "  modle:\n    parameters:\n      width: {value: 1.0}\n", "sweep.yaml:3:3: modle: unknown key; did you mean 'model'?"),
@@ -169,7 +258,7 @@ def test_probabilities_weigh_the_values() -> None:
         (HEAD + "  model:\n    parameters:\n      width: {value: -1}\n", "model.width: found -1; expected greater than 0"),
         (HEAD + "  model:\n    parameters:\n      width: {value: .nan}\n", "model.width: found nan; expected a finite number"),
         (HEAD + "  optim:\n    parameters:\n      lr: {value: 1e-4}\n", "optim.lr: found 1e-4, which YAML reads as text: write 1.0e-4"),
-        (HEAD + "  model:\n    parameters:\n      batch_norm: {value: no}\n", "model.batch_norm: found no, which YAML reads as false: write it in quotes"),
+        (HEAD + "  model:\n    parameters:\n      batch_norm: {value: no}\n", "model.batch_norm: found no, which YAML reads as false; allowed: after_sum"),
         (HEAD + "  model:\n    parameters:\n      activation: {values: [relu, off]}\n", "model.activation: found off, which YAML reads as false"),
         (HEAD + "  model:\n    parameters:\n      repeats: {value: [1, 2]}\n", "sweep.yaml:5:17: model.repeats:"),
         (HEAD + "  model:\n    parameters:\n      residual_scale: {values: [0.1, [0.1, 0.2]]}\n", "sweep.yaml:5:38: model.residual_scale:"),
@@ -195,8 +284,41 @@ def test_all_problems_at_once_each_once() -> None:
     assert sorted(problem.split(": ")[0] for problem in found) == places
 
 
-def test_a_grid_too_large_to_list_is_refused() -> None:
-    assert "at most 100000" in problems(HEAD + "  seed: {min: 0, max: 1000000}\n")[0]
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        (HEAD + "  seed: {min: 0, max: 1_000_000}\n", 1_000_001),
+        (HEAD + "  seed: {min: 0, max: 3_000_000_000}\n  model: {parameters: {width: {values: [1.0, 0.5]}}}\n", 6_000_000_002),
+        (HEAD + "  optim: {parameters: {lr: {distribution: q_uniform, min: 0.1, max: 1, q: 1.0e-12}}}\n", 900_000_000_000),
+        (HEAD + "  optim: {parameters: {lr: {distribution: q_uniform, min: 0.1, max: 1, q: 5.0e-324}}}\n", 10**15),
+        ("run_cap: 200_000\n" + HEAD + "  seed: {min: 0, max: 3_000_000_000}\n", 200_000),
+        ("run_cap: 1_000_000_000\nmethod: random\nparameters: {seed: {min: 0, max: 9}}\n", 1_000_000_000),
+    ],
+)  # fmt: skip
+def test_runs_are_counted_before_they_are_listed(text: str, runs: int) -> None:
+    (found,) = problems(text)
+    assert f": {runs} runs; at most 100000: set run_cap" in found
+
+
+def test_a_cap_keeps_the_rest_of_a_grid_unlisted() -> None:
+    head = f"run_cap: 2\n{HEAD}  seed: {{min: 5, max: 20_000_000_000}}\n"
+    sweep = expand(head + "  model: {parameters: {width: {values: [1.0, 0.5]}}}\n", "s")
+    assert [(config.seed, config.model.width) for config in sweep.configs] == [(5, 1.0), (5, 0.5)]
+
+
+def test_a_range_of_unusable_values_is_one_problem() -> None:
+    text = "method: random\nrun_cap: 100000\nparameters: {model: {parameters: {width: {min: -2.0, max: -1.0}}}}\n"
+    (found,) = problems(text)
+    assert "model.width: found -1." in found and "expected greater than 0" in found
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in RESULTS.glob("*/sweep.yaml")), ids=lambda path: path.name
+)
+def test_the_runs_of_committed_results_keep_their_ids(folder: Path) -> None:
+    held = pq.read_table(folder / "index.parquet", columns=["run_id"])["run_id"].to_pylist()
+    asked = {config.run_id for config in expand((folder / "sweep.yaml").read_text(), "sweep.yaml").configs}
+    assert held and set(held) <= asked
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,38 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.architectures.table import ArchitectureName
-from harness.strict import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share, Strict, one_message
+from harness.strict import (
+    MAX_NUMBER,
+    Factor,
+    NonNegativeFloat,
+    PathText,
+    PositiveFloat,
+    PositiveShare,
+    Share,
+    Strict,
+    one_message,
+)
 
-PerStage = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1)]
 Stem = Literal["paper", "small"]
+MAX_STAGES = 16
+MAX_MODULES = 1000
+"""Of one stage; the deepest published network has 200."""
+
+PerStage = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1, max_length=MAX_STAGES)]
 ResidualScale = Annotated[
     NonNegativeFloat | PerStage | Literal["learned"] | None,
-    one_message("a number >= 0, a list with one such number per stage, or 'learned'"),
+    one_message(f"a number >= 0, a list with one such number per stage, or 'learned'; at most {MAX_NUMBER:.0f}"),
 ]
 Repeats = Annotated[
-    tuple[NonNegativeInt, ...] | None,
-    Field(strict=False),
-    one_message("a list with one whole number >= 0 per stage"),
+    tuple[Annotated[int, Field(ge=0, le=MAX_MODULES)], ...] | None,
+    Field(strict=False, max_length=MAX_STAGES),
+    one_message(f"a list with one whole number >= 0 per stage, at most {MAX_MODULES}"),
+]
+
+
+UpProjectionInit = Annotated[
+    Literal["default", "zero"] | PositiveFloat | None,
+    one_message(f"'default', 'zero' (the initial weights 0), or a factor above 0 and up to {MAX_NUMBER:.0f}"),
 ]
 
 
@@ -30,11 +50,11 @@ class ModelConfig(Strict):
     stem: Stem | None = None
     """Layers before the first stage: the paper's (299x299, minimum 75x75) or a small-image stem (32x32 gives an 8x8
     trunk). Left out: the paper's from 75 pixels on, else the small one."""
-    width: PositiveFloat = 1.0
+    width: Factor = 1.0
     """Factor on every filter count, 1 = the published network."""
-    trunk_width: PositiveFloat = 1.0
+    trunk_width: Factor = 1.0
     """Further factor on the filters that set the trunk's width (stem, reductions); residual nets only."""
-    branch_width: PositiveFloat = 1.0
+    branch_width: Factor = 1.0
     """Further factor on the filters inside residual branches; residual nets only."""
     repeats: Repeats = None
     """Number of modules in each stage, one whole number >= 0 per stage; the released nets' separate last block is the
@@ -59,23 +79,23 @@ class ModelConfig(Strict):
     up_projection_bias: Literal["on", "off", "frozen"] | None = None
     """Bias of the up-projection, the 1x1 linear convolution that ends a residual branch: trained, absent, or kept at
     its initial zero."""
-    up_projection_init: Literal["default", "zero"] | PositiveFloat | None = None
+    up_projection_init: UpProjectionInit = None
     """Initial weights of the up-projection: as all others, zero, or a factor on the default ones (claim C9)."""
     init: Literal["xavier_uniform", "trunc_normal", "he", "variance_scaling"] | None = None
     """Initial weights of convolutions and of the classifier: Xavier uniform (slim's default), truncated normal of
     standard deviation 0.1, He (fan-out, normal), or slim's variance scaling (factor 2, fan-in, truncated normal)."""
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
     """The non-linearity at every place where the paper has a ReLU."""
-    dropout_keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    dropout_keep: PositiveShare | None = None
     """Share of pooled features that dropout keeps in training, 1 = no dropout."""
     figure_order: bool | None = None
     """Kernel order as the paper's figures print it where the released code differs (ARCHITECTURES 1.6)."""
     aux_head: bool | None = None
     """Auxiliary classifier on the second stage's output, in training only, its loss times 0.4 (released nets)."""
-    weights: str | None = None
+    weights: PathText | None = None
     """Local file of initial weights, of this network or of timm's: safetensors, or torch's with tensors only. A
     relative path counts from the working directory."""
-    weights_sha256: str | None = None
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the file `weights`, filled in when left out. It, not the path, is part of the run's identity."""
 
     @property

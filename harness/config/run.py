@@ -25,7 +25,7 @@ from harness.config.defaults import (
     complete,
 )
 from harness.config.sections import ComputeConfig, DataConfig, OptimConfig, ProbesConfig, TrainConfig
-from harness.strict import NonNegativeInt, Strict
+from harness.strict import Seed, Strict
 
 IDENTITY = ("seed", "model", "data", "optim", "train")
 
@@ -33,7 +33,7 @@ IDENTITY = ("seed", "model", "data", "optim", "train")
 class RunConfig(Strict):
     """One training run."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the initial weights, the order of the data and dropout."""
     model: ModelConfig = ModelConfig()
     """The network."""
@@ -90,7 +90,10 @@ class RunConfig(Strict):
         """Hash of the whole resolved training configuration, 12 hexadecimal digits; made once, when it is asked for.
 
         Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
-        and devices are left out; a file of weights counts by its content.
+        and devices are left out; a file of weights counts by its content. Spellings of one value are one run (1 and
+        1.0, 0.0 and -0.0, `imgs` and `./imgs/`, a list of equal scales and the scale). Different fields that come to
+        the same training stay different runs, as they are points of different axes: epochs and their number of steps,
+        an exponential schedule of rate 1 and the constant one, width and equal trunk_width and branch_width.
         """
         training = self.model_dump(mode="json", include=set(IDENTITY))
         del training["model"]["weights"]
@@ -111,7 +114,10 @@ def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None,
     if path is None:
         return None, "weights_sha256 needs weights" if expected else None
     try:
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if Path(path).exists() and not Path(path).is_file():  # a device has no end
+            return expected, f"{path} is not a file"
+        with Path(path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return expected, None if expected else f"{path} cannot be read: {error.strerror}"
     if expected not in (None, found):

@@ -6,7 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.strict import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, Strict
+from harness.strict import (
+    MAX_COUNT,
+    Decay,
+    NonNegativeFloat,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Seed,
+    Share,
+    Strict,
+    one_message,
+)
+
+MAX_IMAGE_SIZE = 16_384
+"""Height and width in pixels."""
+MAX_PROCESSES = 4096
+"""Of one run: threads, or processes that decode images."""
+Betas = Annotated[tuple[Decay, Decay] | None, Field(strict=False), one_message("two numbers >= 0 and below 1")]
 
 
 class DataConfig(Strict):
@@ -17,19 +35,20 @@ class DataConfig(Strict):
     """`digits`: scikit-learn's 1,797 real 8x8 scans, embedded. `synthetic`: seeded noise around class templates.
     `cifar10`, `cifar100`, `fashion_mnist`: torchvision's, from a local folder; their test part is held out for
     validation. `imagefolder`: files in ImageNet's layout, root/train/CLASS/*.jpg and root/val/CLASS/*.jpg."""
-    image_size: PositiveInt = 32
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] = 32
     """Height and width in pixels to which images are brought."""
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=MAX_COUNT)] = 32
     """Training images per step (batch-norm needs at least 2)."""
     num_classes: PositiveInt | None = None
     """Classes; only for synthetic (default 10) and imagefolder (default 1000; there must be as many folders)."""
     num_images: PositiveInt | None = None
     """Training images; only for synthetic (default 1024). A quarter as many are held out."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Seed of the images themselves; only for synthetic (default 0)."""
-    root: str | None = None
+    root: PathText | None = None
     """Folder of the files; for cifar10, cifar100 and fashion_mnist (default data; no part of the run's identity) and
-    imagefolder (default data/imagenet). A relative path counts from the working directory."""
+    imagefolder (default data/imagenet). A relative path counts from the working directory; the run's folder keeps the
+    absolute one, and refuses to answer for the images of another folder of that name."""
     download: bool | None = None
     """Whether missing files are downloaded; only for cifar10, cifar100 and fashion_mnist (default false). No part of
     the run's identity."""
@@ -37,13 +56,13 @@ class DataConfig(Strict):
     """Random distortion of training images. `crop_flip`: a flip, and a shift by up to an eighth of the size (cifar10,
     cifar100: their default; fashion_mnist: default none) or a crop of 8 to 100 % of the area (imagefolder).
     `inception`: the same with distorted colours; only for imagefolder (its default)."""
-    eval_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    eval_crop: PositiveShare | None = None
     """Side of the central square that is evaluated, as a share of the shorter side; only for imagefolder (default
     0.875)."""
     corrupt: Literal["refuse", "skip"] | None = None
     """What comes of a file that cannot be read as an image, once it is reported: it fails the run (`refuse`), or the
     next image stands in for it in training and evaluation leaves it out; only for imagefolder (default refuse)."""
-    workers: NonNegativeInt | None = None
+    workers: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | None = None
     """Processes that decode images, at most one a core, 0: none but the trainer's own; only for imagefolder (default
     4). Changes no result and is no part of the run's identity."""
 
@@ -59,7 +78,7 @@ class ScheduleConfig(Strict):
     name: Literal["constant", "exponential", "cosine"] = "constant"
     """`constant`; `exponential`: times `rate` once every `every`, as a staircase; `cosine`: half a wave down to 0 at
     the last step."""
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    rate: PositiveShare | None = None
     """Factor of each stair; only for exponential (default 0.94, the paper's)."""
     every: PositiveInt | None = None
     """Length of a stair in `unit`s; only for exponential (default 2, the paper's)."""
@@ -94,13 +113,13 @@ class OptimConfig(Strict):
     weight_decay_mode decoupled)."""
     lr: PositiveFloat = 0.045
     """Learning rate of the first full step; 0.045 is the paper's."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    momentum: Decay | None = None
     """Momentum (rmsprop_tf, rmsprop_torch, sgd: 0.9)."""
-    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay: Decay | None = None
     """Decay of the mean of squared gradients (rmsprop_tf, rmsprop_torch: 0.9, the paper's)."""
     eps: PositiveFloat | None = None
     """Epsilon (rmsprop_tf: 1.0, the paper's, inside the root; rmsprop_torch: 1.0, outside it; adam: 1e-8)."""
-    betas: Annotated[tuple[Share, Share] | None, Field(strict=False)] = None
+    betas: Betas = None
     """Decays of the first and second moment (adam: 0.9, 0.999)."""
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay (slim's: 4e-5)."""
@@ -137,12 +156,12 @@ class TrainConfig(Strict):
     steps: PositiveInt | None = None
     """Optimizer steps (default 200, unless epochs is given)."""
     epochs: PositiveInt | None = None
-    """Passes over the training images, in place of steps."""
+    """Passes over the training images, in place of steps; the same length in steps is another run."""
     check_every: PositiveInt = 10
     """Steps between two checks for death, collapse and divergence. Independent of the instruments."""
     stop_at_death: bool = True
     """Whether a run ends with its death; false keeps it going, to see whether death is final."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Decay = 0.0
     """Share of the target spread evenly over all classes (1512.00567: 0.1)."""
     averaging: AveragingConfig = AveragingConfig()
     """Moving average of the parameters."""
@@ -161,7 +180,7 @@ class CadenceConfig(Strict):
     """Steps between two readings."""
     early: bool = True
     """Whether the powers of two below `every` are read too, where most of a death happens."""
-    burst_jump: Annotated[float, Field(gt=0, le=1)] | None = 0.2
+    burst_jump: PositiveShare | None = 0.2
     """Rise of some layer's dead share between two readings that starts a burst; null: no bursts."""
     burst_steps: PositiveInt = 20
     """Steps of a burst, all of them read."""
@@ -188,7 +207,7 @@ class ComputeConfig(Strict):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU if there is one."""
-    threads: PositiveInt = 1
+    threads: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
     """CPU threads of this run. Results are bitwise repeatable at an equal number only."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints."""

@@ -22,6 +22,7 @@ from harness.data.order import RANDOM_VIEWS, BatchOrder, chance
 from harness.data.part import Batch
 from harness.data.views import Layout, View, central, random_view
 from harness.located import InputError
+from harness.plain import plain
 
 PREFETCH = 2
 """Batches that each worker process prepares ahead."""
@@ -222,4 +223,4 @@ class Folder:
         for problem in problems:
             if problem not in self.corrupt:
                 self.corrupt.append(problem)
-                print(f"left out: {problem}", file=sys.stderr)
+                print(plain(f"left out: {problem}"), file=sys.stderr)

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.config import DataConfig
 from harness.located import InputError
+from harness.plain import plain
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """What the name of an image file ends with, in any case."""
@@ -105,7 +106,7 @@ def list_images(folder: Path, num_classes: int, policy: Policy) -> Listing:
     if problems:
         raise InputError(problems)
     for note in notes:
-        print(f"left out: {note}", file=sys.stderr)
+        print(plain(f"left out: {note}"), file=sys.stderr)
     return Listing(folder, classes, np.array(names), np.repeat(np.arange(len(classes)), counts))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.config import RunConfig
 from harness.located import InputError
 from harness.outcome import Outcome
+from harness.plain import plain
 from harness.sinks.sink import Histogram
 from harness.store import RunDirectory
 
@@ -99,7 +100,8 @@ class WandbSink:
         self._run = None
         if not WandbSink._complained:
             WandbSink._complained = True
-            print(f"wandb failed, the runs go on without it: {type(error).__name__}: {error}", file=sys.stderr)
+            why = f"{type(error).__name__}: {error}"
+            print(plain(f"wandb failed, the runs go on without it: {why}"), file=sys.stderr)
 
 
 def quiet_wandb() -> Any:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from harness.plain import shown
 from harness.sweep.work import Report
 
 PLAIN_INTERVAL = 10.0
@@ -63,7 +64,7 @@ class SweepDisplay:
             self._line()
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(shown(text), soft_wrap=True)
 
     def _line(self) -> None:
         self._last_line = time.monotonic()

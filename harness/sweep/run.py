@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,13 @@ from harness.config import RunConfig
 from harness.data.check import check_data
 from harness.devices import visible_gpus
 from harness.located import InputError, read_text
+from harness.plain import shown
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.store import Damaged, RunDirectory
 from harness.sweep.display import SweepDisplay
 from harness.sweep.executors import inline, interruptible, local, worker_slots
 from harness.sweep.expand import Sweep, cell, expand, get_field
-from harness.sweep.work import Report, Task
+from harness.sweep.work import Report, Task, images_of, same_images
 
 ExecutorName = Literal["inline", "local"]
 
@@ -95,11 +96,12 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     """
     for source in settings.reuse:
         if not source.is_dir():
-            raise InputError([f"{source}: --reuse: no such folder"])
+            raise InputError([f"{source}: --reuse: {'not a' if source.exists() else 'no such'} folder"])
     check_inputs(sweep.configs)
     prepare(out, sweep)
     folders = store.folders(out, sweep.configs)
     labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
+    check_images(sweep.configs, folders)
     taken = _take_over(sweep.configs, folders, settings.reuse)
     if taken:
         console.print(f"{taken} finished runs taken over", highlight=False)
@@ -111,7 +113,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
         visible_gpus() if settings.executor == "local" else [],
     )
     found = len(sweep.configs) - len(left)
-    console.print(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}", highlight=False)
+    console.print(shown(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}"))
     tasks = [
         Task(config, folders[config.run_id].path, command, wandb_options(config, sweep, out, settings.wandb))
         for config in left
@@ -136,6 +138,19 @@ def check_inputs(configs: Sequence[RunConfig]) -> None:
             raise InputError(["compute.device: cuda, but torch finds no GPU here; allowed: auto, cpu"])
 
 
+def check_images(configs: Iterable[RunConfig], folders: Mapping[str, RunDirectory]) -> None:
+    """Raise InputError where a run's folder holds the training on another folder of images with the same name."""
+    problems = [
+        f"data.root: {config.data.root} is {images_of(config)['images']} here, and {folders[config.run_id].path} holds "
+        f"the run on the images in {folders[config.run_id].provenance()['images']}: give data.root in full, or choose "
+        "another --out"
+        for config in configs
+        if folders[config.run_id].file("config.json").exists() and not same_images(config, folders[config.run_id])
+    ]
+    if problems:
+        raise InputError(problems)
+
+
 def _finished(run: RunDirectory) -> bool:
     """Whether the run is finished and nothing of it damaged; a damaged one is work, which repairs it."""
     try:
@@ -151,7 +166,7 @@ def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], s
         known = store.by_identity(store.runs(source))
         for config in configs:
             run, other = folders[config.run_id], known.get(config.run_id)
-            if not run.path.exists() and other is not None and _finished(other):
+            if not run.path.exists() and other is not None and _finished(other) and same_images(config, other):
                 store.adopt(run, other)
                 count += 1
     return count
@@ -185,7 +200,7 @@ def dry_run(sweep: Sweep) -> Table:
         length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
         images = f"{config.data.name} {config.data.image_size}x{config.data.image_size}, batch {config.data.batch_size}"
         trains = f"{config.model.name} {repeats} on {images}, {config.optim.name} lr {config.optim.lr:g}, {length}"
-        table.add_row(config.run_id, *values, str(config.seed), trains)
+        table.add_row(*map(shown, (config.run_id, *values, config.seed, trains)))
     return table
 
 
@@ -193,5 +208,5 @@ def failure_table(failed: Sequence[Report]) -> Table:
     """What failed and why."""
     table = Table("run", "why", box=None, title=f"{len(failed)} failed", title_justify="left")
     for report in failed:
-        table.add_row(report.run_id, report.message)
+        table.add_row(report.run_id, shown(report.message))
     return table

@@ -15,10 +15,11 @@ from harness.config import RunConfig
 from harness.config.command_line import resolve
 from harness.located import InputError
 from harness.outcome import Outcome
+from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.sweep.executors import interruptible
-from harness.sweep.run import check_inputs, sweep_of
+from harness.sweep.run import check_images, check_inputs, sweep_of
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
@@ -72,11 +73,12 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     except OSError as error:
         raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
     run = store.folders(out, [config])[config.run_id]
+    check_images([config], {config.run_id: run})
     options = None
     if wandb != "disabled":
         options = WandbOptions(wandb, out, project(), config.model.name, (config.model.name, config.data.name))
     if leads:
-        console.print(f"run {run.run_id} in {run.path}")
+        console.print(shown(f"run {run.run_id} in {run.path}"))
 
     def show() -> Sequence[Sink]:
         return [_Show(config, console)]
@@ -103,10 +105,10 @@ def _ranks(config: RunConfig) -> Iterator[None]:
 
 def _tell(report: Report, console: Console) -> bool:
     for note in report.notes:
-        console.print(note)
+        console.print(shown(note))
     if report.outcome is None:
-        console.print(f"{report.state}: {report.message}", markup=False)
+        console.print(shown(f"{report.state}: {report.message}"))
         return True
     outcome = report.outcome
-    console.print(f"{outcome.outcome} at step {outcome.step}: {outcome.reason}")
+    console.print(shown(f"{outcome.outcome} at step {outcome.step}: {outcome.reason}"))
     return False

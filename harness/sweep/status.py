@@ -14,6 +14,7 @@ from rich.table import Table
 from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
+from harness.plain import shown
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Status:
 def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
     """Read an output folder; `planned` are the runs of its sweep. Raises InputError when it is none."""
     if not out.is_dir():
-        raise InputError([f"{out}: no such folder"])
+        raise InputError([f"{out}: {'not a' if out.exists() else 'no such'} folder"])
     if not (out / "runs").is_dir():
         raise InputError([f"{out}: not an output folder: it has no runs/"])
     found = store.index(out, planned)
@@ -62,10 +63,10 @@ def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
 
 def status_table(status: Status) -> RenderableType:
     """The status for a terminal."""
-    table = Table("runs", *status.states, *status.outcomes, "damaged", box=None, title=str(status.out))
+    table = Table("runs", *status.states, *status.outcomes, "damaged", box=None, title=shown(status.out))
     counts = (sum(status.states.values()), *status.states.values(), *status.outcomes.values(), len(status.damaged))
     table.add_row(*(str(count) for count in counts))
     parts: list[RenderableType] = [table]
-    parts += [f"failed: {run_id}: {reason}" for run_id, reason in status.failures.items()]
-    parts += list(status.damaged)
+    parts += [shown(f"failed: {run_id}: {reason}") for run_id, reason in status.failures.items()]
+    parts += map(shown, status.damaged)
     return Group(*parts)

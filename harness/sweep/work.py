@@ -90,6 +90,22 @@ def _set_aside(run: RunDirectory, damage: Damaged) -> str:
     return f"{damage}; set aside in {run.set_aside().name}/, and the run is repeated"
 
 
+def images_of(config: RunConfig) -> dict[str, str]:
+    """What is kept beside a configuration whose id names a folder of images by a path that may be relative."""
+    if config.data.name != "imagefolder" or config.data.root is None:
+        return {}
+    return {"images": str(Path(config.data.root).resolve())}
+
+
+def same_images(config: RunConfig, run: RunDirectory) -> bool:
+    """Whether a run's folder holds what was trained on the images that the configuration names here and now."""
+    try:
+        held = run.provenance().get("images")
+    except Damaged:
+        return True  # of nobody's images: the run is set aside and repeated
+    return held is None or held == images_of(config).get("images")
+
+
 def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -> Report:
     """Record a failure in the run's folder, as far as the disk allows, and report it."""
     words = explain_system(error) if isinstance(error, OSError) else str(error)
@@ -133,7 +149,8 @@ def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sin
 
         name = torch.cuda.get_device_name(device)
     _forget_other_rows(run, task.config)
-    run.write_config(task.config, provenance(f"{device.type}: {name}", task.command))
+    origin = provenance(f"{device.type}: {name}", task.command) | images_of(task.config)
+    run.write_config(task.config, origin)
 
     distributed.agreed(True)
 
