@@ -50,6 +50,13 @@ def _main(arguments: Sequence[str] | None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return UNUSABLE
+    except OSError as error:
+        if error.filename is None:  # no file that a user could do something about
+            raise
+        from harness.files import explain_system
+
+        print(plain(explain_system(error)), file=sys.stderr)
+        return UNUSABLE
     except KeyboardInterrupt:
         print(f"\nstopped; `{plain(_command())}` continues where it was", file=sys.stderr)
         return INTERRUPTED

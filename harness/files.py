@@ -36,12 +36,12 @@ def explain_system(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Let a system error that names no file name this one."""
+def named(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Let a system error that names no file, or the temporary one, name this one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and (error.filename is None or error.filename == str(instead_of)):
             raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # process numbers repeat in containers
     try:
-        with named(path):
+        with named(path, temporary):
             with temporary.open("xb") as file:
                 yield file
                 file.flush()
@@ -70,6 +70,27 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file by `replacing` it."""
     with replacing(path) as file:
         file.write(content)
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Write a file where none is, whole or not at all; False, and nothing written, where one is."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with named(path):
+        try:
+            write_atomically(temporary, content)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                try:
+                    with path.open("xb") as file:
+                        file.write(content)
+                except FileExistsError:
+                    return False
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def numbered(path: Path) -> Path:

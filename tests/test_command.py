@@ -364,3 +364,57 @@ def test_status_counts_pending_runs_of_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "out" / "sweep.yaml").write_text(sweep.read_text())
     states = json.loads(harness("status", tmp_path / "out", "--json").stdout)["states"]
     assert states == {"pending": 4, "running": 0, "finished": 0, "failed": 0}
+
+
+@pytest.mark.slow
+def test_of_two_sweeps_that_begin_at_once_in_one_folder_one_gets_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweeps = [tiny_sweep(tmp_path, steps=steps, name=f"{steps}.yaml") for steps in (2, 3, 4)]
+    commands = [[*HARNESS, "sweep", str(sweep), "--out", str(out), "--executor", "inline", *QUIET] for sweep in sweeps]
+    running = [subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for each in commands]
+    ended = [(*process.communicate(timeout=200), process.returncode) for process in running]
+    assert sorted(code for _, _, code in ended) == [0, 2, 2], ended
+    assert all("holds a different sweep" in problem for _, problem, code in ended if code == 2)
+    assert len({run.config().train.steps for run in store.runs(out)}) == 1
+
+
+def test_a_folder_is_taken_by_one_of_many_threads(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    for number in range(20):
+        barrier = Barrier(4)
+
+        def take(text: str, out: Path = tmp_path / str(number), barrier: Barrier = barrier) -> str:
+            barrier.wait()
+            return store.take_for(out, text)
+
+        with ThreadPoolExecutor(4) as pool:
+            held = set(pool.map(take, "abcd"))
+        assert len(held) == 1 and held == {store.sweep_text(tmp_path / str(number))}
+
+
+@pytest.mark.parametrize("command", ["status", "report", "claims"])
+def test_a_sweep_file_that_is_no_text_is_named(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "sweep.yaml").write_bytes(b"\xff\x00\x8b")
+    assert main([command, str(tmp_path)]) == 2
+    assert f"{tmp_path / 'sweep.yaml'}: damaged: not text" in capsys.readouterr().err
+
+
+def test_an_index_that_is_a_folder_makes_room(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out" / "index.parquet").unlink()
+    (tmp_path / "out" / "index.parquet").mkdir()
+    assert main(["sweep", str(whole / "sweep.yaml"), "--out", str(tmp_path / "out"), *QUIET]) == 0
+    assert (tmp_path / "out" / "index.parquet").is_file()
+
+
+def test_a_system_error_is_a_line_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["schedule", "--out", str(tmp_path / "file" / "schedule.png")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'file' / 'schedule.png'}: Not a directory\n"

@@ -365,3 +365,11 @@ parameters:
   seed: {values: [0, 1, 2]}
 """
 """The sweep that `write_grid` writes the runs of."""
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"networks": []}]', "3", "null"])
+def test_evaluations_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_path: Path, content: str) -> None:
+    run = write_run(tmp_path, config(), died(40))
+    run.file("evaluations.json").write_text(content)
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "evaluations.json: damaged" in text and run.run_id in text

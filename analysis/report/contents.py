@@ -63,6 +63,7 @@ def read(folder: Path, planned: Sequence[RunConfig]) -> Contents:
     """
     runs, others = load_sweep(folder, planned)
     rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
+    damaged = [*runs.attrs["damaged"], *rows.attrs["damaged"]]
     return Contents(
         folder=folder,
         runs=runs,
@@ -70,9 +71,9 @@ def read(folder: Path, planned: Sequence[RunConfig]) -> Contents:
         rows=rows,
         layers=read_layers(folder, runs),
         claims=_claims(folder, runs),
-        evaluations=_evaluations(folder, runs),
+        evaluations=_evaluations(folder, runs, damaged),
         provenance=provenance(folder, runs),
-        damaged=[*runs.attrs["damaged"], *rows.attrs["damaged"]],
+        damaged=damaged,
         sweep=store.sweep_text(folder),
     )
 
@@ -90,6 +91,12 @@ def _claims(folder: Path, runs: pd.DataFrame) -> Claims:
     return Claims(judge(claims, results), results)
 
 
-def _evaluations(folder: Path, runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+def _evaluations(folder: Path, runs: pd.DataFrame, damaged: list[str]) -> dict[str, list[dict[str, Any]]]:
     finished = runs.loc[runs["state"] == "finished", "run_id"]
-    return {run_id: store.RunDirectory(folder / "runs" / run_id).evaluations() for run_id in finished}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run_id in finished:
+        try:
+            found[run_id] = store.RunDirectory(folder / "runs" / run_id).evaluations()
+        except store.Damaged as error:
+            damaged.append(str(error))
+    return found

@@ -26,6 +26,7 @@ from harness.store.output_folder import (
     index_row,
     runs,
     sweep_text,
+    take_for,
     write_index,
     write_sweep_text,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "numbers_of",
     "runs",
     "sweep_text",
+    "take_for",
     "text_of",
     "verify",
     "write_index",

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.files import TEMPORARY, write_atomically
+from harness.files import TEMPORARY, explain_system, numbered, write_atomically, write_new
+from harness.located import InputError
 from harness.store.columns import columns
 from harness.store.damage import Damaged
 from harness.store.rows import Row, last_values, to_parquet
@@ -178,6 +179,8 @@ def write_index(out: Path, configs: Iterable[RunConfig] = ()) -> None:
     path, content = out / "index.parquet", to_parquet(rows, {"harness": _NO_SEAL.decode()})
     if whole and sources is not None:
         content = content.replace(_NO_SEAL, _seal(content, sources))
+    if path.is_dir():
+        path.rename(numbered(out / ".index.parquet.damaged"))
     if not (path.is_file() and path.read_bytes() == content):
         write_atomically(path, content)
 
@@ -229,14 +232,31 @@ def _version() -> bytes:
 
 
 def sweep_text(out: Path) -> str | None:
-    """The sweep file that the folder belongs to, or None."""
+    """The sweep file that the folder belongs to, or None. Raises InputError for one that cannot be read."""
+    path = out / "sweep.yaml"
     try:
-        return (out / "sweep.yaml").read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError:
+        raise InputError([f"{path}: damaged: not text; put the sweep file that the runs are of in its place"]) from None
+    except OSError as error:
+        raise InputError([f"{explain_system(error)}; the sweep file that the runs are of belongs there"]) from None
 
 
 def write_sweep_text(out: Path, text: str) -> None:
-    """Make the folder that of a sweep."""
+    """Write the sweep file of a folder."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "sweep.yaml", text.encode())
+
+
+def take_for(out: Path, text: str) -> str:
+    """Make a folder that of a sweep, unless it is one's already; gives the text of the sweep whose folder it is.
+
+    Of several sweeps that begin at once in one folder one gets it.
+    """
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    held = sweep_text(out)
+    if held is None and write_new(out / "sweep.yaml", text.encode()):
+        return text
+    return sweep_text(out) or text if held is None else held

@@ -33,6 +33,10 @@ State = Literal["pending", "running", "finished", "failed"]
 FILES = ("timelines.npz", "outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt", "config.json",
          "failure.json", "evaluations.json")  # fmt: skip
 """Every file of a run, its lock apart."""
+EVALUATION = frozenset({"networks", "weights", "dataset", "protocol", "images", "paper"}) | {
+    f"{which}_{what}" for which in ("top1", "top5") for what in ("error", "low", "high")
+}
+"""What an evaluation holds at the least."""
 _SEALED = ("timelines.npz", "checkpoint.pt")
 """Files of a finished run whose content its outcome.json vouches for, beside the rows."""
 
@@ -343,10 +347,14 @@ class RunDirectory:
         """The evaluations of the run's network, in the order in which they were made. Raises Damaged."""
         path = self.file("evaluations.json")
         try:
-            return list(json.loads(path.read_bytes()))
+            found = list(json.loads(path.read_bytes()))
+            for each in found:
+                if missing := sorted(EVALUATION - each.keys()):
+                    raise ValueError(f"an evaluation without {', '.join(missing)}")
+            return found
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(path, error) from None
 
     def fail(self, reason: str, traceback: str) -> None:

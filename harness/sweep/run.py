@@ -14,6 +14,7 @@ from harness import store
 from harness.config import RunConfig
 from harness.data.check import check_data
 from harness.devices import visible_gpus
+from harness.files import explain_system
 from harness.located import InputError, read_text
 from harness.plain import shown
 from harness.sinks.wandb import WandbMode, WandbOptions, project
@@ -67,26 +68,19 @@ def show(value: object) -> str:
 def prepare(out: Path, sweep: Sweep) -> None:
     """Make the output folder the sweep's. Raises InputError for the folder of another sweep or one not writable."""
     try:
-        held = store.sweep_text(out)
+        held = store.take_for(out, sweep.text)
     except OSError as error:
-        raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
+        raise InputError([f"--out: {explain_system(error)}"]) from None
     if held == sweep.text:
         return
-    if held is not None:
-        ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
-        if ids != {config.run_id for config in sweep.configs}:
-            raise InputError(
-                [
-                    f"{out}: holds a different sweep (see {out / 'sweep.yaml'}): choose another --out; "
-                    f"with --reuse {out} it takes over the runs that both have"
-                ]
-            )
-        return
-    try:
-        store.write_sweep_text(out, sweep.text)
-        (out / "runs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError([f"{out}: cannot be written: {error.strerror}"]) from None
+    ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
+    if ids != {config.run_id for config in sweep.configs}:
+        raise InputError(
+            [
+                f"{out}: holds a different sweep (see {out / 'sweep.yaml'}): choose another --out; "
+                f"with --reuse {out} it takes over the runs that both have"
+            ]
+        )
 
 
 def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console: Console) -> list[Report]:
