@@ -1,8 +1,11 @@
 """Died, collapsed, diverged, survived: the definitions of experiments/QUESTION.md, check by check."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.outcome import CONSECUTIVE, SCREEN, SPAN, Detector
 
@@ -135,3 +138,76 @@ def test_the_state_restores_at_any_check(cut: int) -> None:
     for step, (dead, inert) in checks[cut:]:
         detector.see(step, dead=dead, inert=inert)
     assert detector.outcome(50) == watch(dict(checks)).outcome(50)
+
+
+# -- against brute force -----------------------------------------------------------------------------------------------
+
+Checks = Sequence[tuple[int, bool]]
+
+
+def decided(checks: Checks) -> tuple[int, int] | None:
+    """The earliest row of checks, all gone, that is long enough: positions of its first and last; of all rows there are."""
+    rows = [
+        (last, first)
+        for last in range(len(checks))
+        for first in range(last + 1)
+        if all(gone for _, gone in checks[first : last + 1])
+        and last - first + 1 >= CONSECUTIVE
+        and checks[last][0] - checks[first][0] >= SPAN
+    ]
+    return min(rows)[::-1] if rows else None
+
+
+def last_live(checks: Checks) -> int | None:
+    return max((step for step, gone in checks if not gone), default=None)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[int, tuple[bool, bool]]]:
+    """Checks at rising steps; deaths last for a while, so that rows of every length come up."""
+    step, checks = draw(st.integers(0, 5)), []
+    for state, count in draw(st.lists(st.tuples(st.sampled_from([ALIVE, DEAD, INERT]), st.integers(1, 6)), max_size=6)):
+        for _ in range(count):
+            checks.append((step, state))
+            step += draw(st.sampled_from([1, 5, 10, 19, 20]))
+    return checks
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(histories(), st.sampled_from(["died", "collapsed"]), st.integers(0, 30), st.booleans(), st.integers(0, 40))
+def test_the_detector_agrees_with_a_search_over_all_rows_of_checks(
+    history: list[tuple[int, tuple[bool, bool]]], event: str, further: int, diverges: bool, cut: int
+) -> None:
+    dead, inert = ([(step, state[kind]) for step, state in history] for kind in (0, 1))
+    detector = Detector(event=event)  # type: ignore[arg-type]
+    for number, (step, state) in enumerate(history):
+        if number == cut:
+            detector = Detector.restore(json.loads(json.dumps(detector.state())))
+        detector.see(step, dead=state[0], inert=state[1])
+        so_far = (dead if event == "died" else inert)[: number + 1]
+        assert detector.happened == (decided(so_far) is not None)
+    last_step = (history[-1][0] if history else 0) + further
+    if diverges:
+        detector.see_divergence(last_step)
+    outcome = detector.outcome(last_step)
+
+    death, collapse = decided(dead), decided(inert)
+    if death is not None:
+        first, last = death
+        assert (outcome.outcome, outcome.step) == ("died", dead[first][0])
+        assert outcome.last_live_step == last_live(dead[:first])
+        assert outcome.revival_step == next((step for step, gone in dead[last:] if not gone), None)
+    elif event == "collapsed" and collapse is not None:
+        assert (outcome.outcome, outcome.step) == ("collapsed", inert[collapse[0]][0])
+        assert outcome.last_live_step == last_live(inert[: collapse[0]])
+    elif diverges:
+        assert (outcome.outcome, outcome.step) == ("diverged", last_step)
+        assert outcome.last_live_step == (history[-1][0] if history else None)
+    else:
+        own = dead if event == "died" else inert
+        live = last_live(own) if own and own[-1][1] else last_step  # a row that is too short is no survival
+        assert (outcome.outcome, outcome.step, outcome.last_live_step) == ("survived", live or 0, live)
+    assert outcome.collapsed_step == (None if collapse is None else inert[collapse[0]][0])
+    assert outcome.collapsed_last_live_step == (None if collapse is None else last_live(inert[: collapse[0]]))
+    assert (outcome.event, outcome.last_step) == (event, last_step)
+    assert death is not None or outcome.revival_step is None

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from harness.config import RunConfig
 from harness.data.dataset import load_dataset
@@ -67,6 +69,73 @@ def test_instruments_change_nothing(tmp_path: Path) -> None:
     assert torch.equal(silent["random"][0], watched["random"][0])
 
 
+RECIPE: dict[str, Any] = {
+    "model": {"dropout_keep": 0.5},
+    "optim": {
+        "clip_norm": 2.0,
+        "weight_decay": 4e-5,
+        "schedule": {"name": "exponential", "every": 1},
+        "warmup": {"name": "two_phase", "lr": 0.01, "threshold": 0.9, "window": 7},
+    },
+    "train": {"averaging": {"decay": 0.9}, "label_smoothing": 0.1},
+}
+"""Everything of the recipe that has a state to restore."""
+SHORT: dict[str, Any] = {"train": {**RECIPE["train"], "steps": 8, "check_every": 3}}
+
+
+CADENCES = st.fixed_dictionaries(
+    {
+        "preset": st.sampled_from(["prepool", "blocks", "full"]),
+        "every": st.integers(1, 15),
+        "probe_set_every": st.integers(1, 15),
+        "cadence": st.fixed_dictionaries(
+            {
+                "every": st.integers(1, 15),
+                "early": st.booleans(),
+                "burst_jump": st.none() | st.floats(0.01, 1),
+                "burst_steps": st.integers(1, 5),
+            }
+        ),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def unread(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, dict[str, Any]]:
+    """A run that is read at its first and last step only."""
+    never = {"every": 1000, "probe_set_every": 1000}
+    outcome, rows, state = run_in(tmp_path_factory.mktemp("unread"), tiny(**RECIPE | SHORT, probes=never))
+    assert len(rows) == 2
+    return outcome, state
+
+
+@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+@given(probes=CADENCES)
+@example(probes={"preset": "full", "every": 1, "probe_set_every": 1, "cadence": {"every": 1}})
+def test_any_cadence_gives_the_same_training(
+    unread: tuple[Outcome, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, probes: dict[str, Any]
+) -> None:
+    outcome, _, state = run_in(tmp_path_factory.mktemp("read"), tiny(**RECIPE | SHORT, probes=probes))
+    assert outcome == unread[0]
+    for part in ("model", "optimizer", "average", "random", "detector", "losses", "errors", "switch_step"):
+        assert_same(state[part], unread[1][part])
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Two states of a checkpoint, bit for bit."""
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert_same(value, theirs[key])
+    elif isinstance(ours, list):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    else:
+        assert ours == theirs
+
+
 class Interrupted(Exception):
     """Stands for the end of the process."""
 
@@ -83,19 +152,6 @@ class Stop:
 
     def close(self, outcome: Outcome | None) -> None:
         assert outcome is None
-
-
-RECIPE: dict[str, Any] = {
-    "model": {"dropout_keep": 0.5},
-    "optim": {
-        "clip_norm": 2.0,
-        "weight_decay": 4e-5,
-        "schedule": {"name": "exponential", "every": 1},
-        "warmup": {"name": "two_phase", "lr": 0.01, "threshold": 0.9, "window": 7},
-    },
-    "train": {"averaging": {"decay": 0.9}, "label_smoothing": 0.1},
-}
-"""Everything of the recipe that has a state to restore."""
 
 
 @pytest.mark.parametrize("at", [5, 10, 15, 20])
