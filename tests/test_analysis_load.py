@@ -261,5 +261,5 @@ def test_demanded_columns_are_listed_by_kind() -> None:
 
 def test_the_benchmark_reads_every_row_it_made() -> None:
     cost = measure_load(runs=120, rows=20)
-    assert (cost.runs, cost.rows_each) == (120, 20) and min(cost.index, cost.phase_map, cost.rows) > 0
+    assert (cost.runs, cost.rows_each) == (120, 20) and min(cost.index, cost.indexed, cost.phase_map, cost.rows) > 0
     assert "120 runs of 20 rows of 24 metrics" in str(cost) and cost.disk > 120 * 20 * 24 * 8
