@@ -121,4 +121,4 @@ def test_no_run_is_lost_with_its_output(redirection: str, executor: str, tmp_pat
     assert "Traceback" not in done.stderr
     assert [run.state() for run in store.runs(tmp_path / "out")] == ["finished"] * 4
     for run in store.runs(tmp_path / "out"):  # no file took the place of standard output
-        run.verify()
+        store.verify(run)

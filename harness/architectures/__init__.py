@@ -8,6 +8,7 @@ from harness.architectures.death import DeathEvent, death_event, pool_input
 from harness.architectures.notation import Branch, Conv, Fork, Module, Pool, convs, parse
 from harness.architectures.plan import Blueprint, blueprint, minimum_image_size, residual_scales
 from harness.architectures.resolution import resolve
+from harness.architectures.size import Size, network_size
 from harness.architectures.table import (
     ARCHITECTURES,
     AUX_FILTERS,
@@ -35,11 +36,13 @@ __all__ = [
     "Fork",
     "Module",
     "Pool",
+    "Size",
     "Stage",
     "blueprint",
     "convs",
     "death_event",
     "minimum_image_size",
+    "network_size",
     "out_grid",
     "out_width",
     "parse",

@@ -18,8 +18,9 @@ from harness.outcome import Outcome
 from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions
+from harness.sweep.check import check_images, check_inputs
 from harness.sweep.executors import interruptible
-from harness.sweep.run import WANDB_PROJECT, check_images, check_inputs, write_index
+from harness.sweep.run import WANDB_PROJECT, write_index
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
