@@ -27,6 +27,16 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def total_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or what its control group leaves of them."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or `max`
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that CUDA would show, by index or name, without starting CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

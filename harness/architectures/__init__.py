@@ -9,6 +9,7 @@ from harness.architectures.fields import ModelConfig
 from harness.architectures.notation import Branch, Conv, Fork, Module, Pool, convs, parse
 from harness.architectures.plan import Blueprint, blueprint, minimum_image_size, residual_scales
 from harness.architectures.resolution import resolve
+from harness.architectures.size import Size, network_size
 from harness.architectures.table import (
     ARCHITECTURES,
     AUX_FILTERS,
@@ -37,11 +38,13 @@ __all__ = [
     "ModelConfig",
     "Module",
     "Pool",
+    "Size",
     "Stage",
     "blueprint",
     "convs",
     "death_event",
     "minimum_image_size",
+    "network_size",
     "out_grid",
     "out_width",
     "parse",

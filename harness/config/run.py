@@ -60,11 +60,13 @@ class RunConfig(Strict):
             object.__setattr__(self, "train", self.train.model_copy(update={"steps": DEFAULT_STEPS}))
         elif self.train.steps is not None and self.train.epochs is not None:
             problems.append((("train", "epochs"), "steps and epochs are both given; give one"))
-        if warmup.steps is not None and self.train.steps is not None and warmup.steps >= self.train.steps:
-            problems.append(
-                (("optim", "warmup", "steps"), f"{warmup.steps} is not below train.steps = {self.train.steps}")
-            )
         images = self.data.num_images or TRAINING_IMAGES.get(self.data.name)
+        steps, words = self.train.steps, f"train.steps = {self.train.steps}"
+        if steps is None and images is not None and self.train.epochs is not None:
+            steps = self.train.epochs * (images // self.data.batch_size)
+            words = f"the {steps} steps of {self.train.epochs} epochs"
+        if warmup.steps is not None and steps is not None and warmup.steps >= steps:
+            problems.append((("optim", "warmup", "steps"), f"{warmup.steps} is not below {words}"))
         if images is not None and self.data.batch_size > images:
             problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
         if self.data.augment == "inception" and self.data.name != "imagefolder":

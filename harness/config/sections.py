@@ -24,6 +24,8 @@ MAX_IMAGE_SIZE = 16_384
 """Height and width in pixels."""
 MAX_PROCESSES = 4096
 """Of one run: threads, or processes that decode images."""
+Window = Annotated[int, Field(ge=1, le=100_000)]
+"""Steps of which each one's value is kept."""
 Betas = Annotated[tuple[Decay, Decay] | None, Field(strict=False), one_message("two numbers >= 0 and below 1")]
 
 
@@ -99,7 +101,7 @@ class WarmupConfig(Strict):
     """Steps of the warm-up; for constant and gradual (required)."""
     threshold: Share | None = None
     """Training error below which two_phase switches to the full rate (default 0.8, He et al.'s)."""
-    window: PositiveInt | None = None
+    window: Window | None = None
     """Steps over which two_phase averages the training error; it is looked at with the outcome checks (default 50)."""
     shift: bool | None = None
     """Whether the schedule starts after the warm-up instead of with it (default false; any warm-up but none)."""
@@ -157,7 +159,7 @@ class TrainConfig(Strict):
     """Optimizer steps (default 200, unless epochs is given)."""
     epochs: PositiveInt | None = None
     """Passes over the training images, in place of steps; the same length in steps is another run."""
-    check_every: PositiveInt = 10
+    check_every: Window = 10
     """Steps between two checks for death, collapse and divergence. Independent of the instruments."""
     stop_at_death: bool = True
     """Whether a run ends with its death; false keeps it going, to see whether death is final."""

@@ -40,7 +40,7 @@ class BatchOrder:
         """Positions (B,) of the images of step `step`, on the device."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._order = torch.randperm(self.length, generator=generator).to(self.device)
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,17 +12,17 @@ from rich.table import Table
 
 from harness import store
 from harness.config import RunConfig
-from harness.data.check import check_data
 from harness.devices import visible_gpus
 from harness.files import explain_system
 from harness.located import InputError, read_text
 from harness.plain import shown
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.store import Damaged, RunDirectory
+from harness.sweep.check import check_images, check_inputs
 from harness.sweep.display import SweepDisplay
 from harness.sweep.executors import inline, interruptible, local, worker_slots
 from harness.sweep.expand import Sweep, cell, expand, get_field
-from harness.sweep.work import Report, Task, images_of, same_images
+from harness.sweep.work import Report, Task, same_images
 
 ExecutorName = Literal["inline", "local"]
 
@@ -119,30 +119,6 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
             local(tasks, display, slots)
     store.write_index(out, sweep.configs)
     return display.failed
-
-
-def check_inputs(configs: Sequence[RunConfig]) -> None:
-    """Raise InputError when a run asks for images or a GPU that are not there. Imports torch only for the latter."""
-    for data in {config.data for config in configs}:
-        check_data(data)
-    if any(config.compute.device == "cuda" for config in configs):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError(["compute.device: cuda, but torch finds no GPU here; allowed: auto, cpu"])
-
-
-def check_images(configs: Iterable[RunConfig], folders: Mapping[str, RunDirectory]) -> None:
-    """Raise InputError where a run's folder holds the training on another folder of images with the same name."""
-    problems = [
-        f"data.root: {config.data.root} is {images_of(config)['images']} here, and {folders[config.run_id].path} holds "
-        f"the run on the images in {folders[config.run_id].provenance()['images']}: give data.root in full, or choose "
-        "another --out"
-        for config in configs
-        if folders[config.run_id].file("config.json").exists() and not same_images(config, folders[config.run_id])
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 def _finished(run: RunDirectory) -> bool:

@@ -18,8 +18,9 @@ from harness.outcome import Outcome
 from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions, project
+from harness.sweep.check import check_images, check_inputs
 from harness.sweep.executors import interruptible
-from harness.sweep.run import check_images, check_inputs, sweep_of
+from harness.sweep.run import sweep_of
 from harness.sweep.work import Report, Task, work
 
 PLAIN_ROWS = 10
