@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.claims import CLAIMS, Finding, judge, scoreboard
-from analysis.figures import course, phase_map, style, time_to_event, words
+from analysis.figures import course, phase_map, style, time_to_event
 from analysis.frames import columns, results
 from analysis.frames.columns import varying
-from analysis.frames.events import EVENTS
+from analysis.frames.events import EVENTS, UNFINISHED
 from analysis.frames.load import load, load_rows, of_other_sweeps, provenance
 from analysis.report import page
 from analysis.report.inside import Inside, read_inside
@@ -183,7 +183,7 @@ def _head(folder: Path, runs: pd.DataFrame) -> Iterator[str]:
     verdicts = [
         word for word in get_args(OutcomeName) if word in ("died", "survived") or (runs["outcome"] == word).any()
     ]
-    states = [state for state in words.UNFINISHED if state == "failed" or (runs["state"] == state).any()]
+    states = [state for state in UNFINISHED if state == "failed" or (runs["state"] == state).any()]
     counts = [(int((runs["outcome"] == word).sum()), word) for word in verdicts]
     counts += [(int((runs["state"] == state).sum()), state) for state in states]
     yield page.tiles([(len(runs), "runs" if len(runs) != 1 else "run"), *counts]) + "</header>"
