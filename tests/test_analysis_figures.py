@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib._pylab_helpers import Gcf
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
+from seaborn import objects as so
 
 from analysis.figures import (
     dose_response,
@@ -20,7 +22,9 @@ from analysis.figures import (
     variance_growth,
     warning_curve,
 )
-from analysis.statistics import estimates, growth, sensitivity
+from analysis.figures.facets import add, facets
+from analysis.frames import columns
+from analysis.statistics import estimates, growth, phase, sensitivity
 from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 from harness.outcome import Outcome
@@ -66,8 +70,9 @@ def test_survival_curves_end_at_the_share_that_did_not_die(runs: pd.DataFrame) -
         [1, pytest.approx(2 / 3), 0],
     ]
     assert all(axis.get_title(loc="right").startswith("p = ") for axis in drawn.values())
-    at_risk = [[text.get_text() for text in axis.texts] for axis in figure.axes if axis.texts]
-    assert at_risk[0] == ["3"] * 5 + ["3"] * 5 + ["3", "3", "0", "0", "0"], "deaths at 55, 75 and 95 of 200"
+    at_risk = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert at_risk[0] == ["at risk", "1", "0.3", "0.1", "3", "3", "0", "0", "0"] + ["3"] * 10, "deaths at 55, 75 and 95"
+    assert at_risk[1][0] != "at risk", "the lines are named at the first panel"
     caption = style.caption_of(figure)
     assert "10 steps apart" in caption and "Survivors were followed to step 200" in caption and "by Holm" in caption
     assert legend(figure) == ["1", "0.3", "0.1"] and drawable(figure)
@@ -140,22 +145,57 @@ def test_a_level_without_a_lethal_dose_is_named(runs: pd.DataFrame) -> None:
 
 
 def test_the_map_has_its_contour(runs: pd.DataFrame) -> None:
-    found = phase_map.contour(runs, "model.width", "model.residual_scale")
+    found = phase.contour(runs, columns.factor(runs, "model.width"), "model.residual_scale")
     assert list(found) == [0, 1, 2] and all(each.located and each.estimate.n == 9 for each in found.values())
     figure = phase_map.phase_map(runs)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    [heights] = [np.asarray(dot.get_ydata()) for dot in dots]
-    assert heights[0] == pytest.approx(1 + math.log(found[0].estimate.value / 0.3) / math.log(1 / 0.3))
+    heights = [float(np.asarray(dot.get_ydata())[0]) for dot in dots]
+    assert len(heights) == 3
+    assert heights[0] == pytest.approx(1.5 + math.log(found[0].estimate.value / 0.3) / math.log(1 / 0.3))
     assert "at which half of a column's runs die, and its 95 % interval" in style.caption_of(figure)
     plain = phase_map.phase_map(runs, lethal=False)
     assert not plain.axes[0].lines and "half of a column" not in style.caption_of(plain) and drawable(figure)
 
 
-def test_a_third_axis_may_be_named(runs: pd.DataFrame) -> None:
+def test_no_lethal_value_or_interval_lies_on_a_count(runs: pd.DataFrame) -> None:
+    figure = phase_map.phase_map(runs)
+    style.image(figure, "png")
+    [axes, _] = figure.axes
+    counts = [text.get_window_extent() for text in axes.texts]
+    marks = [line.get_window_extent() for line in axes.lines]
+    assert len(counts) == 18 and len(marks) > 3
+    assert not [mark for mark in marks for count in counts if mark.padded(1).overlaps(count)]
+
+
+def test_a_third_column_may_be_named(runs: pd.DataFrame) -> None:
     figure = phase_map.phase_map(
         runs.assign(**{"optim.lr": np.where(runs["seed"] == 0, 0.1, 0.5)}), panel="model.width"
     )
     assert list(panels(figure)) == ["width = ×1/16", "width = ×1/8", "width = ×1/4"]
+
+
+# -- panels ------------------------------------------------------------------------------------------------------------
+
+
+def test_panels_are_wrapped_and_labelled_at_the_outside() -> None:
+    titles = [f"learning rate = {number}, optimizer = rmsprop_torch" for number in range(4)]
+    figure, grid = facets([*titles, "last"], (1.8, 1.0), "Title", "Caption.", x="step", y="share", wide=3)
+    assert [axes.get_xlabel() for axes in grid] == ["", "", "step", "step", "step"]
+    assert [axes.get_ylabel() for axes in grid] == ["share", "", "", "share", ""]
+    assert grid[0].get_title(loc="left").split("\n") == ["learning rate = 0,", "optimizer =", "rmsprop_torch"]
+    grid[0].set(xlim=(0, 7))
+    assert grid[4].get_xlim() == (0, 7) and drawable(figure) and not Gcf.figs
+
+
+def test_lines_of_panels_have_scales_of_their_own_below_each_title() -> None:
+    frame = pd.DataFrame({"panel": [0, 0, 1, 1], "line": [0, 0, 1, 1], "x": [0, 1, 0, 1], "y": [1, 2, 30, 40]})
+    plot = add(so.Plot(), so.Path(), frame, x="x", y="y")
+    figure, grid = facets(["one", "two"], (2, 1), "Title", "Caption.", x="step", y=["small", "large"], plot=plot)
+    drawn = [[[list(line.get_ydata()) for line in axes.lines] for axes in line] for line in grid]
+    assert drawn == [[[[1, 2]], []], [[], [[30, 40]]]]
+    assert [axes.get_ylabel() for axes in grid.flat] == ["small", "", "large", ""]
+    assert [axes.get_title(loc="left") for axes in grid.flat] == ["one", "two", "", ""]
+    assert grid[0, 0].get_ylim() == grid[0, 1].get_ylim() != grid[1, 0].get_ylim() and drawable(figure)
 
 
 # -- the others --------------------------------------------------------------------------------------------------------
@@ -167,7 +207,7 @@ def test_the_warning_curve_has_its_counts() -> None:
         table[[name, f"{name}_low", f"{name}_high"]] = [value, value - 0.1, value + 0.1]
     figure = warning_curve.warning_curve(table)
     assert legend(figure) == ["readings of the first steps", "width, residual scale and learning rate alone"]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["20", "16", "40", "36"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["runs", "alive", "died later", "40", "36", "20", "16"]
     assert "40 runs of 10 cells" in figure.texts[0].get_text() and drawable(figure)
 
 
@@ -175,8 +215,12 @@ def test_the_loss_against_the_rate_has_its_sensitivity() -> None:
     runs = grid(lambda *_: survived(), seeds=2, lr=[0.01, 0.1, 1.0])
     runs["val/loss"] = [1.0, 1.2, 0.5, 0.4, 9.0, 8.0]
     found = sensitivity.to_rate(runs, rows(runs, lambda *_: {"train/loss": 2.2}))
+    mean = estimates.mean([0.5, 0.4])
     figure = rate_sensitivity.loss_against_rate({"α = 1": found})
     assert "0.8" in legend(figure)[0] and drawable(figure)
+    [band] = [each for each in figure.axes[0].collections if isinstance(each, PolyCollection)]
+    heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    assert all(np.isclose(heights, end).any() for end in (mean.low, mean.high)), "of both seeds at rate 0.1"
 
 
 def test_the_variance_has_a_panel_for_each_stage() -> None:

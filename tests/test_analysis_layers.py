@@ -15,6 +15,7 @@ from analysis.figures import dead_units, signal, style
 from analysis.frames.load import load
 from analysis.report import drawings, report
 from analysis.report.layers import read_layers
+from analysis.statistics import signal as signals
 from analysis.statistics import unit_deaths
 from harness.located import InputError
 from harness.outcome import Outcome
@@ -99,7 +100,7 @@ def test_of_several_seeds_the_median_and_the_range_are_drawn() -> None:
     both = pd.concat([rows("one", 1.0), rows("two", 2.0), rows("three", 6.0, steps=(0, 1))])
     figure = signal.propagation({"": both}, steps=[0, 4])
     assert lines(figure, 0) == [[2, 4, 6], pytest.approx([61.5, 63, 64.5])], "at step 4 two runs are left"
-    band = figure.axes[0].collections[0].get_paths()[0].get_extents()
+    band = figure.axes[0].patches[0].get_path().get_extents()
     assert (band.y0, band.y1) == (1, 18)
     assert "median over the seeds; bands: their range" in style.caption_of(figure)
 
@@ -142,7 +143,7 @@ def test_the_drift_of_a_sum_and_its_parts_is_the_median_of_the_runs() -> None:
     total, branch, skip, zero = lines(figure, 0)
     assert (branch, total, skip, zero) == ([0, -2], [1, -2], [1, 0], [0, 0])
     assert lines(figure, 1) == [[0, 1]]
-    band = figure.axes[0].collections[0].get_paths()[0].get_extents()
+    band = figure.axes[0].patches[0].get_path().get_extents()
     assert (band.y0, band.y1) == (-6, 1)
 
 
@@ -159,11 +160,11 @@ def test_rows_without_readings_of_layers_are_unusable_input(figure: Any) -> None
 
 
 def test_the_steps_drawn_are_the_first_the_last_and_common_ones_between() -> None:
-    assert signal.spread([STEPS, (0, 1, 2, 4)]) == [0, 1, 2, 4, 8]
-    found = signal.spread([range(0, 1001), [0, 1, 10, 100]])
+    assert signals.spread([STEPS, (0, 1, 2, 4)]) == [0, 1, 2, 4, 8]
+    found = signals.spread([range(0, 1001), [0, 1, 10, 100]])
     assert found == [0, 1, 10, 100, 1000]
-    assert signal.spread([range(0, 10001)]) == [0, 1, 22, 464, 10000]
-    assert signal.spread([[0]]) == [0] and signal.spread([]) == [] and signal.spread([[5], [7]]) == [5, 7]
+    assert signals.spread([range(0, 10001)]) == [0, 1, 22, 464, 10000]
+    assert signals.spread([[0]]) == [0] and signals.spread([]) == [] and signals.spread([[5], [7]]) == [5, 7]
 
 
 # -- updates -------------------------------------------------------------------------------------------------------

@@ -41,10 +41,16 @@ def test_importing_analysis_brings_in_neither_torch_nor_matplotlib() -> None:
     assert "analysis.load" in modules and not {"torch", "matplotlib", "wandb"} & modules
 
 
-def test_writing_a_report_brings_in_neither_torch_nor_pyplot(tmp_path: Path) -> None:
+def test_writing_a_report_brings_in_no_torch_and_opens_no_window(tmp_path: Path) -> None:
     write_run(tmp_path, config(), died(40))
-    modules = modules_after(f"from analysis.report import report; report.write({str(tmp_path)!r})")
-    assert "matplotlib.figure" in modules and not {"torch", "matplotlib.pyplot", "wandb"} & modules
+    code = (
+        f"from analysis.report import report; report.write({str(tmp_path)!r})\n"
+        "import matplotlib; from matplotlib import _pylab_helpers\n"
+        "assert not _pylab_helpers.Gcf.figs, 'pyplot, which seaborn imports, knows a figure'\n"
+        "assert matplotlib.get_backend(auto_select=False) is None, 'a backend was chosen'"
+    )
+    modules = modules_after(code)
+    assert "matplotlib.figure" in modules and not {"torch", "wandb"} & modules
 
 
 def test_one_row_a_run_with_outcome_configuration_and_last_metrics(tmp_path: Path) -> None:

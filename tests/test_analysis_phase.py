@@ -1,4 +1,4 @@
-"""Counts, axes and figures, against folders whose outcomes are known."""
+"""Counts, factors and figures, against folders whose outcomes are known."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analysis.figures import course, phase_map, style, words
 from analysis.frames import columns
 from analysis.load import load, load_rows
+from analysis.statistics import phase
 from analysis.statistics.estimates import wilson
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.located import InputError
@@ -35,6 +36,11 @@ def one(counts: pd.DataFrame, y: int, x: int, name: str) -> float:
     return float(counts[name].unstack().to_numpy()[y, x])
 
 
+def cells(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The counts over two columns."""
+    return phase.cells(runs, columns.factor(runs, x), columns.factor(runs, y))
+
+
 def drawable(figure: Figure) -> bool:
     """Whether the figure can be written in both formats."""
     return style.image(figure, "png").startswith(b"\x89PNG") and b"<svg" in style.image(figure, "svg")
@@ -44,7 +50,7 @@ def drawable(figure: Figure) -> bool:
 
 
 def test_cells_count_deaths_among_finished_runs(quickstart: Path) -> None:
-    counts = phase_map.cells(load(quickstart), "model.width", "model.residual_scale")
+    counts = cells(load(quickstart), "model.width", "model.residual_scale")
     # rows of the table: scale 0.1, 0.3, 1.0; columns: width 1/16, 1/8, 1/4
     assert counts["died"].unstack().to_numpy().tolist() == [[0, 0, 0], [0, 1, 1], [3, 3, 3]]
     assert (counts["finished"] == 3).all()
@@ -58,7 +64,7 @@ def test_only_finished_runs_count_and_a_diverged_run_has_not_died(tmp_path: Path
     write_run(tmp_path, config(seed=2), None, failure="out of memory")
     write_run(tmp_path, config(seed=3), None)
     write_run(tmp_path, config(width=0.25, scale=0.1), survived())
-    counts = phase_map.cells(load(tmp_path), "model.width", "model.residual_scale")
+    counts = cells(load(tmp_path), "model.width", "model.residual_scale")
     expected = {"died": 1, "diverged": 1, "finished": 2, "failed": 1, "pending": 1, "running": 0, "share": 0.5}
     assert {name: one(counts, 1, 0, name) for name in expected} == expected
     assert one(counts, 0, 0, "finished") == 0
@@ -69,12 +75,12 @@ def test_a_collapse_counts_as_death(tmp_path: Path) -> None:
     write_run(tmp_path, config(seed=0), outcome("collapsed", 40, 30))
     write_run(tmp_path, config(seed=1), survived())
     runs = load(tmp_path)
-    assert phase_map.cells(runs, "model.width", "model.residual_scale")["died"].to_list() == [1]
+    assert cells(runs, "model.width", "model.residual_scale")["died"].to_list() == [1]
     assert words.event_words(runs) == "collapsed"
     assert "no pre-pool unit varies" in words.explain_event(runs)
 
 
-# -- axes --------------------------------------------------------------------------------------------------------------
+# -- factors -----------------------------------------------------------------------------------------------------------
 
 
 def test_levels_are_ordered_numbers_then_words_then_none(tmp_path: Path) -> None:
@@ -88,10 +94,10 @@ def test_levels_are_ordered_numbers_then_words_then_none(tmp_path: Path) -> None
 
 
 def test_widths_are_shown_as_pre_pool_filters(quickstart: Path) -> None:
-    axis = columns.factor(load(quickstart), "model.width")
-    assert axis.levels == ("130\n(×1/16)", "260\n(×1/8)", "520\n(×1/4)")
-    assert axis.label == "pre-pool filters (width factor)"
-    assert axis.words(0) == "pre-pool filters: 130 (×1/16)"
+    factor = columns.factor(load(quickstart), "model.width")
+    assert factor.levels == ("130\n(×1/16)", "260\n(×1/8)", "520\n(×1/4)")
+    assert factor.label == "pre-pool filters (width factor)"
+    assert factor.words(0) == "pre-pool filters: 130 (×1/16)"
 
 
 def test_a_width_with_several_filter_counts_is_shown_as_a_factor(tmp_path: Path) -> None:
@@ -107,9 +113,9 @@ def test_a_column_of_many_values_is_cut_into_intervals(tmp_path: Path) -> None:
     for rate in rates:
         write_run(tmp_path, config(lr=float(rate)), survived())
     runs = load(tmp_path)
-    axis = columns.factor(runs, "optim.lr")
-    assert len(axis.levels) == columns.INTERVALS and axis.levels[0].startswith("0.001 to ")
-    by_rate = axis.codes[runs["optim.lr"].sort_values().index]
+    factor = columns.factor(runs, "optim.lr")
+    assert len(factor.levels) == columns.INTERVALS and factor.levels[0].startswith("0.001 to ")
+    by_rate = factor.codes[runs["optim.lr"].sort_values().index]
     assert by_rate.is_monotonic_increasing and set(by_rate) == set(range(columns.INTERVALS))
 
 
@@ -133,7 +139,7 @@ def test_figures_are_drawn_over_what_varies(tmp_path: Path, changes: list[RunCon
     assert columns.choose(load(tmp_path)) == chosen
 
 
-def test_what_an_optimizer_brings_with_it_is_no_axis(tmp_path: Path) -> None:
+def test_what_an_optimizer_brings_with_it_is_no_factor(tmp_path: Path) -> None:
     for optimizer in (OptimConfig(), OptimConfig(name="sgd"), OptimConfig(name="adam")):
         for width in (0.125, 0.25):
             run = RunConfig(model=ModelConfig(width=width), optim=optimizer)
@@ -167,7 +173,7 @@ def test_the_map_shows_runs_that_did_not_finish(tmp_path: Path) -> None:
     assert "Not counted: 1 failed." in caption and "one run a cell, so no interval" in caption
 
 
-def test_a_third_axis_divides_the_map_into_panels(tmp_path: Path) -> None:
+def test_a_third_factor_divides_the_map_into_panels(tmp_path: Path) -> None:
     for rate in (0.1, 0.5):
         for width in (0.125, 0.25):
             for scale in (1.0, 0.1):
@@ -178,7 +184,7 @@ def test_a_third_axis_divides_the_map_into_panels(tmp_path: Path) -> None:
     assert panels["learning rate = 0.5"] == ["1/1"] * 4
 
 
-def test_too_many_further_axes_are_pooled_and_the_caption_says_so(tmp_path: Path) -> None:
+def test_too_many_further_factors_are_pooled_and_the_caption_says_so(tmp_path: Path) -> None:
     for number in range(phase_map.MOST_PANELS + 1):
         for width in (0.125, 0.25):
             for scale in (1.0, 0.1):

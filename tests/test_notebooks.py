@@ -16,7 +16,7 @@ from analysis.report.notebooks import NOTEBOOKS, execute, sources, tidy
 from tests.analysis_folders import quickstart_fate, write_grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = {"own_network": 3, "phase_map": 3, "signal_propagation": 4, "survival": 6}
+PICTURES = {"own_network": 3, "phase_map": 4, "signal_propagation": 5, "survival": 6}
 LARGEST = 300_000
 """Bytes of a committed notebook."""
 
@@ -43,11 +43,11 @@ def printed(notebook: Any) -> str:
 
 
 @pytest.mark.slow
-def test_phase_map_shows_the_counts_and_three_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase_map_shows_the_counts_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_grid(tmp_path, quickstart_fate)
     monkeypatch.setenv("HARNESS_OUT", str(tmp_path))
     notebook = execute(NOTEBOOKS / "phase_map.py")
-    assert len(pictures(notebook)) == 3
+    assert len(pictures(notebook)) == PICTURES["phase_map"]
     assert "27 runs that differ in seed, model.width, model.residual_scale" in printed(notebook)
     [table] = [output["data"]["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
     lines = [re.findall("<td>(.*?)</td>", line, flags=re.DOTALL) for line in table.split("<tr>")]

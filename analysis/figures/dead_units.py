@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.figures import style
-from analysis.figures.side_by_side import label_steps, labelled, short, side_by_side, step_axis
+from analysis.figures.facets import facets, share_bar, step_scale
+from analysis.figures.words import STEP, evenly, short
 from analysis.statistics.unit_deaths import dead_shares, is_output, layers_of, prepool_of, unit_states
 from harness.located import InputError
 from harness.timeline import Timeline
@@ -23,6 +23,10 @@ from harness.timeline import Timeline
 Source = Literal["batch", "probe"]
 Floats = NDArray[np.float64]
 _SETS = {"batch": "the training batch", "probe": "the fixed probe set (train-mode batch-norm)"}
+MOST_LABELS = 36
+"""Lines of a map that are named."""
+_WIDTH = 2.45
+"""Of a panel, in inches."""
 _ALIVE, _DEAD, _REVIVED = "#e9eff3", "#101214", "#e39a5b"
 
 
@@ -50,15 +54,23 @@ def raster(
     looks = {"alive so far": _ALIVE, "dead": _DEAD, "alive again": _REVIVED}
     legend = [(word, Patch(facecolor=tone, edgecolor=style.MUTED, linewidth=0.5)) for word, tone in looks.items()]
     with style.applied():
-        figure, grid = side_by_side(timelines, 1, 2.4, "Deaths of units", f"{caption} {note}", legend)
-        for axis, (words, timeline) in zip(grid[0], timelines.items(), strict=True):
+        figure, grid = facets(
+            list(timelines),
+            (_WIDTH, 2.3),
+            "Deaths of units",
+            f"{caption} {note}".strip(),
+            legend,
+            x=STEP,
+            y=[f"units of {next(iter(names.values()))}"],
+            share_y=False,
+        )
+        for axes, (words, timeline) in zip(grid[0], timelines.items(), strict=True):
             steps, states = unit_states(timeline, chosen[words])
-            _mesh(axis, steps, states, ListedColormap(list(looks.values())), 2)
-            axis.set_ylim(len(states), 0)
-            axis.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-            if axis is grid[0, 0] or len(set(names.values())) > 1:
-                axis.set_ylabel(f"units of {names[words]}")
-        label_steps(grid)
+            _mesh(axes, steps, states, ListedColormap(list(looks.values())), 2)
+            axes.set_ylim(len(states), 0)
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+            if len(set(names.values())) > 1:
+                axes.set_ylabel(f"units of {names[words]}")
     return figure
 
 
@@ -81,24 +93,29 @@ def share_map(timelines: Mapping[str, Timeline], source: Source = "batch", note:
     names = {words: layers_of(timeline) for words, timeline in timelines.items()}
     if any(is_output(layer) for found in names.values() for layer in found):
         caption += " b01, b02, ... are the outputs of blocks."
-    height = min(6.5, max(1.5, 0.115 * max(map(len, names.values()))))
+    height = min(6.5, max(2.6, 0.115 * max(map(len, names.values()))))
     with style.applied():
-        figure, grid = side_by_side(timelines, 1, height, "Dead units, layer by layer", f"{caption} {note}")
-        for axis, (words, timeline) in zip(grid[0], timelines.items(), strict=True):
+        title, text = "Dead units, layer by layer", f"{caption} {note}".strip()
+        label = "layer, in forward order from the top"
+        figure, grid = facets(list(timelines), (_WIDTH, height), title, text, x=STEP, y=[label], share_y=False)
+        for axes, (words, timeline) in zip(grid[0], timelines.items(), strict=True):
             steps, shares = dead_shares(timeline, names[words])
-            _mesh(axis, steps, shares, style.SHARES, 1)
-            named = labelled(names[words])
-            axis.set_ylim(len(shares), 0)
-            axis.set_yticks([row + 0.5 for row in named], [short(names[words][row]) for row in named])
-            axis.tick_params(axis="y", labelsize=7)
-            if axis is not grid[0, 0] and names[words] == next(iter(names.values())):
-                axis.tick_params(axis="y", labelleft=False)
-        grid[0, 0].set_ylabel("layer, in forward order from the top")
-        label_steps(grid)
-        bar = figure.colorbar(ScalarMappable(cmap=style.SHARES), ax=grid, aspect=28, pad=0.02, ticks=[0, 0.5, 1])
-        bar.set_label("dead units / units of the layer")
-        bar.outline.set_visible(False)
+            _mesh(axes, steps, shares, style.SHARES, 1)
+            named = _named(names[words])
+            axes.set_ylim(len(shares), 0)
+            axes.set_yticks([row + 0.5 for row in named], [short(names[words][row]) for row in named])
+            axes.tick_params(axis="y", labelsize=style.SMALL)
+            if axes is not grid[0, 0] and names[words] == next(iter(names.values())):
+                axes.tick_params(axis="y", labelleft=False)
+        share_bar(figure, grid, "dead units / units of the layer")
     return figure
+
+
+def _named(layers: Sequence[str]) -> list[int]:
+    """Which lines of a map are named: all, of many the blocks' outputs, or as many as there is room for."""
+    outputs = [row for row, layer in enumerate(layers) if is_output(layer)]
+    rows = list(range(len(layers))) if len(layers) <= MOST_LABELS or not outputs else outputs
+    return [rows[number] for number in evenly(len(rows), MOST_LABELS)]
 
 
 def _demand_readings(timelines: Mapping[str, Timeline]) -> None:
@@ -106,12 +123,12 @@ def _demand_readings(timelines: Mapping[str, Timeline]) -> None:
         raise InputError(["no readings of layers; the presets blocks and full have them"])
 
 
-def _mesh(axis: Axes, steps: NDArray[np.int64], values: NDArray[Any], colours: Colormap, top: float) -> None:
+def _mesh(axes: Axes, steps: NDArray[np.int64], values: NDArray[Any], colours: Colormap, top: float) -> None:
     """A cell for each line and reading; readings that change nothing are one cell with the one before."""
     changes = np.append(True, (values[:, 1:] != values[:, :-1]).any(axis=0))
     end = steps[-1] + max(1, int(np.diff(steps[-2:]).sum()))
     edges = np.append(steps[changes], end)
     masked = np.ma.masked_invalid(values[:, changes])
-    axis.pcolormesh(edges, np.arange(len(values) + 1), masked, cmap=colours, vmin=0, vmax=top, rasterized=True)
-    axis.grid(visible=False)
-    step_axis(axis, np.append(steps, end))
+    axes.pcolormesh(edges, np.arange(len(values) + 1), masked, cmap=colours, vmin=0, vmax=top, rasterized=True)
+    axes.grid(visible=False)
+    step_scale(axes, np.append(steps, end))

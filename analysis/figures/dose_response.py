@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.figures import style
-from analysis.figures.words import UNFINISHED, event_words, explain_event
+from analysis.figures.facets import facets
+from analysis.figures.style import Look
+from analysis.figures.words import event_words, explain_event, not_counted, together
 from analysis.frames import columns
 from analysis.statistics import dose
 from analysis.statistics.dose import LethalDose
@@ -46,54 +46,55 @@ def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, ri
         "Bar at one half: 95 % interval of the dose at which half of the runs do; an arrow where it is open.",
         explain_event(runs),
     ]
-    if pooled := [name for name in others if name != colour]:
-        notes.append(f"Runs that differ in {', '.join(pooled)} are counted together.")
-    notes += [f"Without a curve: {problem}." for problem in problems] + _left_out(runs)
-    tones = style.colours(len(found))
-    legend = [
-        (
-            f"{words}{': ' if words else ''}{each.estimate.short}, {each.estimate.counted}",
-            Line2D([], [], **style.line_look(place, tones)),
-        )
-        for place, (words, each) in enumerate(found.items())
+    notes += together([name for name in others if name != colour])
+    notes += [*(f"Without a curve: {problem}." for problem in problems), *not_counted(runs)]
+    looks = style.looks(len(found))
+    names = [
+        f"{words}{': ' if words else ''}{each.estimate.short}, {each.estimate.counted}" for words, each in found.items()
     ]
     with style.applied():
         total = sum(each.estimate.n for each in found.values())
         label = columns.LABELS.get(column, column)
-        title = f"Runs that {word} against {label.split(' (')[0]}, {style.count(total, 'finished run')}"
-        figure = style.figure(6.4, 3.0, title, " ".join(notes), legend[::-1], f"half of the runs {_verb(word)} at")
-        axis = figure.subplots()
+        figure, [axes] = facets(
+            [""],
+            (5.0, 2.6),
+            f"Runs that {word} against {label.split(' (')[0]}, {style.count(total, 'finished run')}",
+            " ".join(notes),
+            style.key(names, looks)[::-1],
+            f"half of the runs {_verb(word)} at",
+            x=label,
+            y=f"share that {word}",
+        )
         tested = sorted({float(value) for each in found.values() for value in each.doses["dose"]})
-        axis.set(xscale="log", xlim=(tested[0] / 1.25, tested[-1] * 1.25), ylim=(-0.04, 1.04))
+        axes.set(xscale="log", xlim=(tested[0] / 1.25, tested[-1] * 1.25), ylim=(-0.04, 1.04))
         if len(tested) <= _MOST_TICKS:
-            axis.xaxis.set_major_locator(FixedLocator(tested))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.set_xticklabels([f"{value:.4g}" for value in tested])
-        axis.axhline(0.5, color=style.MUTED, linewidth=0.8)
-        for place, each in enumerate(found.values()):
-            _draw_dose(axis, each, place - (len(found) - 1) / 2, style.line_look(place, tones))
-        axis.set(xlabel=label, ylabel=f"share that {word}")
+            axes.xaxis.set_major_locator(FixedLocator(tested))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticklabels([f"{value:.4g}" for value in tested])
+        axes.axhline(0.5, color=style.MUTED, linewidth=0.8)
+        for place, (each, look) in enumerate(zip(found.values(), looks, strict=True)):
+            _draw_dose(axes, each, place - (len(found) - 1) / 2, look)
     return figure
 
 
-def _draw_dose(axis: Axes, found: LethalDose, shift: float, look: dict[str, Any]) -> None:
+def _draw_dose(axes: Axes, found: LethalDose, shift: float, look: Look) -> None:
     """One curve with its marks, those and the interval moved aside by `shift` places for others."""
-    tone, mark, left, right = look["color"], look["marker"], *axis.get_xlim()
+    tone, mark, left, right = look.colour, look.mark, *axes.get_xlim()
     grid = np.geomspace(*found.tested, 200)
-    axis.plot(grid, found.share(grid), color=tone, linestyle=look["linestyle"], linewidth=1.4)
+    axes.plot(grid, found.share(grid), linewidth=1.4, **look.line(size=0))
     beside = found.doses["dose"] * (right / left) ** (0.012 * shift)
-    axis.vlines(beside, found.doses["low"], found.doses["high"], color=tone, linewidth=1, alpha=0.7)
-    axis.plot(beside, found.doses["share"], linestyle="none", marker=mark, color=tone, markersize=5)
+    axes.vlines(beside, found.doses["low"], found.doses["high"], color=tone, linewidth=1, alpha=0.7)
+    axes.plot(beside, found.doses["share"], linestyle="none", marker=mark, color=tone, markersize=5)
     low, high = found.estimate.low, found.estimate.high
     if low == 0 and high == math.inf:
         return
     height = 0.5 + 0.03 * shift
     ends = max(low, left), min(high, right)
-    axis.plot(ends, [height, height], color=tone, linewidth=4, alpha=0.45, solid_capstyle="butt")
+    axes.plot(ends, [height, height], color=tone, linewidth=4, alpha=0.45, solid_capstyle="butt")
     for end, arrow, is_open in ((ends[0], "<", low == 0), (ends[1], ">", high == math.inf)):
-        axis.plot([end], [height], marker=arrow if is_open else "|", color=tone, markersize=7, clip_on=False)
+        axes.plot([end], [height], marker=arrow if is_open else "|", color=tone, markersize=7, clip_on=False)
     if found.located:
-        axis.plot([found.estimate.value], [height], marker=mark, color=tone, markerfacecolor=style.PAPER, markersize=7)
+        axes.plot([found.estimate.value], [height], marker=mark, color=tone, markerfacecolor=style.PAPER, markersize=7)
 
 
 def _one_to_one(runs: pd.DataFrame, field: str, column: str) -> bool:
@@ -106,8 +107,3 @@ def _one_to_one(runs: pd.DataFrame, field: str, column: str) -> bool:
 
 def _verb(word: str) -> str:
     return {"died": "die", "collapsed": "collapse"}.get(word, "die or collapse")
-
-
-def _left_out(runs: pd.DataFrame) -> list[str]:
-    counts = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
-    return [f"Not counted: {', '.join(counts)}."] if counts else []

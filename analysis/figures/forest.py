@@ -26,27 +26,27 @@ def forest(
     with style.applied():
         height = 0.75 + 0.3 * len(estimates)
         figure = style.figure(6.8, height, title, caption)
-        axis = figure.subplots()
+        axes = figure.subplots()
         if reference is not None:
-            axis.axvline(reference, color=style.MUTED, linewidth=0.9)
+            axes.axvline(reference, color=style.MUTED, linewidth=0.9)
             if margin is not None:
-                axis.axvspan(reference - margin, reference + margin, color=style.GRID, alpha=0.5, linewidth=0)
+                axes.axvspan(reference - margin, reference + margin, color=style.GRID, alpha=0.5, linewidth=0)
         for row, (_, each) in enumerate(estimates):
             if not math.isfinite(each.value):
                 continue
             if each.has_interval:
                 low, high = (end if math.isfinite(end) else each.value for end in (each.low, each.high))
-                axis.hlines(row, low, high, color=style.BLUE, linewidth=1.8)
+                axes.hlines(row, low, high, color=style.BLUE, linewidth=1.8)
             face = style.BLUE if each.has_interval else style.PAPER
-            axis.plot([each.value], [row], marker="o", color=style.BLUE, markerfacecolor=face, markersize=6)
+            axes.plot([each.value], [row], marker="o", color=style.BLUE, markerfacecolor=face, markersize=6)
         words = [f"{each.short}, {each.counted}" for _, each in estimates]
-        axis.set(xlabel=label, ylim=(len(estimates) - 0.5, -0.5))
-        axis.set_yticks(range(len(estimates)), [name for name, _ in estimates])
-        axis.grid(visible=False, axis="y")
-        right = axis.secondary_yaxis("right")
+        axes.set(xlabel=label, ylim=(len(estimates) - 0.5, -0.5))
+        axes.set_yticks(range(len(estimates)), [name for name, _ in estimates])
+        axes.grid(visible=False, axis="y")
+        right = axes.secondary_yaxis("right")
         right.set_yticks(range(len(estimates)), words, fontsize=style.SMALL)
-        for side in (axis, right):
+        for side in (axes, right):
             side.tick_params(axis="y", length=0)
-        for spine in (axis.spines["left"], right.spines["right"]):
+        for spine in (axes.spines["left"], right.spines["right"]):
             spine.set_visible(False)
     return figure

@@ -1,59 +1,35 @@
-"""Where networks die: the share of runs that died over two axes of the configuration.
-
-Death is one of `analysis.frames.events.EVENTS`. Divergence competes with it: a run that diverged counts as not died.
-Failed, running and pending runs count for nothing, and are shown.
-"""
+"""The share of runs that died over two columns of the configuration, as a map."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from analysis.figures import style
-from analysis.figures.words import UNFINISHED, event_words, explain_event
+from analysis.figures.facets import facets, share_bar
+from analysis.figures.words import event_words, explain_event, not_counted, together
 from analysis.frames import columns
-from analysis.frames.events import EVENTS
-from analysis.statistics import dose
+from analysis.frames.columns import Factor
+from analysis.frames.events import EVENTS, UNFINISHED
+from analysis.statistics import phase
 from analysis.statistics.dose import LethalDose
-from analysis.statistics.estimates import wilson
-from harness.located import InputError
 
 MOST_PANELS = 6
-"""A map with more combinations of further axes than this pools them."""
+"""A map with more combinations of further columns than this pools them."""
 MOST_DETAILED = 8
-"""A map with more columns than this has no intervals in its cells."""
+"""A map with more cells in a line than this has no intervals in them."""
 _DOSES = ("model.width", "model.trunk_width", "model.branch_width", "model.residual_scale", "optim.lr")
 """Columns of which a map shows the lethal value: more of it is taken to kill no less."""
-
-
-def cells(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Counts for every combination of a level of column `y` with one of column `x`, also those without runs.
-
-    Index: the numbers of the levels of `y` and of `x`, as `axes.axis` orders them. Columns: `finished` runs; those
-    `died` (or collapsed) and `diverged` among them; `share`, died / finished, missing where none finished; `low` and
-    `high`, its 95 % Wilson interval; `failed`, `running` and `pending` runs. Raises InputError for an unknown column.
-    """
-    return _count(runs, columns.factor(runs, x), columns.factor(runs, y))
-
-
-def contour(runs: pd.DataFrame, x: str, y: str) -> dict[int, LethalDose]:
-    """Where the share of runs that died crosses one half: for each level of column `x`, the lethal value of column `y`.
-
-    By number of the level, as `axes.axis` orders them; levels at which fewer than two positive values of `y` have
-    finished runs are left out. Raises InputError for an unknown column.
-    """
-    across, up = columns.factor(runs, x), columns.factor(runs, y)
-    return _contour(runs, across, up.column)
+_LINE = 0.17
+"""Height of a line of a cell, in inches."""
 
 
 def phase_map(
@@ -61,10 +37,10 @@ def phase_map(
 ) -> Figure:
     """The share of finished runs that died over two configuration columns, with counts and intervals in the cells.
 
-    Left out, `x` and `y` are those of `axes.choose`. `panel` names a third column, each level of which has a map of its
-    own; left out, all further columns that vary have, up to MOST_PANELS maps. What is left is pooled and the caption
-    says so. `lethal` also draws the `contour` where `y` is a width, the residual scale or the learning rate and some
-    but not all runs of the map died. Raises InputError for an unknown column.
+    Left out, `x` and `y` are those of `columns.choose`. `panel` names a third column, each level of which has a map of
+    its own; left out, all further columns that vary have, up to MOST_PANELS maps. What is left is pooled and the
+    caption says so. `lethal` also draws the `phase.contour` where `y` is a width, the residual scale or the learning
+    rate and some but not all runs of the map died. Raises InputError for an unknown column.
     """
     x, y = columns.pair(runs, x, y)
     across, up = columns.factor(runs, x), columns.factor(runs, y)
@@ -74,119 +50,97 @@ def phase_map(
     if panel is None and len(panels) > MOST_PANELS:
         panels, divided = [("", runs)], []
     pooled = [column for column in further if column not in divided]
-    side = min(len(panels), 3 if len(across.levels) <= 5 else 2)
-    rows = math.ceil(len(panels) / side)
-    counts = [_count(part, across, up) for _, part in panels]
-    crossings = [_contour(part, across, y) if lethal and _has_contour(part, up) else {} for _, part in panels]
+    counts = [phase.cells(part, across, up) for _, part in panels]
+    detailed = len(across.levels) <= MOST_DETAILED
+    texts = [[_lines(cell, detailed) for cell in count.to_dict("records")] for count in counts]
+    height = max(0.72, 0.1 + _LINE * max(len(lines) for cells in texts for lines in cells))
+    crossings = [phase.contour(part, across, y) if lethal and _has_contour(part, up) else {} for _, part in panels]
     with style.applied():
-        figure = style.figure(
-            max(4.4, side * (0.25 + 0.95 * len(across.levels)) + 1.9),
-            max(1.6, rows * (0.3 + 0.72 * len(up.levels)) + 0.6),
+        figure, grid = facets(
+            [words for words, _ in panels],
+            (max(1.8, 0.95 * len(across.levels)), max(1.0, height * len(up.levels)) + 0.15),
             _headline(runs),
-            _caption(runs, counts, len(across.levels) <= MOST_DETAILED, pooled, up if any(crossings) else None),
+            _caption(runs, counts, detailed, pooled, up if any(crossings) else None),
+            x=across.label,
+            y=up.label,
+            wide=3 if len(across.levels) <= 5 else 2,
+            margin=2.3,
         )
-        grid = figure.subplots(rows, side, squeeze=False, sharex=True, sharey=True)
-        for place, (words, _), count, crossing in zip(grid.flat, panels, counts, crossings, strict=False):
-            _draw(place, count, across, up)
-            _draw_contour(place, crossing, _heights(runs, up))
-            place.set_title(words)
-        style.trim(grid, len(panels), across.label, up.label)
-        scale = figure.colorbar(ScalarMappable(cmap=style.SHARES), ax=grid, aspect=28, pad=0.02, ticks=[0, 0.5, 1])
-        scale.set_label(f"share of runs that {event_words(runs)}")
-        scale.outline.set_visible(False)
+        for axes, count in zip(grid, counts, strict=True):  # first, as every heatmap has its whole figure drawn
+            _draw_cells(axes, count, across, up)
+        for axes, count, cells, crossing in zip(grid, counts, texts, crossings, strict=True):
+            _write(axes, count, cells, _LINE / height, 13.0 if detailed else 8.0)
+            _draw_contour(axes, crossing, _heights(runs, up))
+        share_bar(figure, grid, f"share of runs that {event_words(runs)}")
     return figure
 
 
-def _count(runs: pd.DataFrame, across: columns.Factor, up: columns.Factor) -> pd.DataFrame:
-    state, outcome = runs["state"], runs["outcome"]
-    flags = {"finished": state == "finished", "died": outcome.isin(EVENTS), "diverged": outcome == "diverged"}
-    flags |= {unfinished: state == unfinished for unfinished in UNFINISHED}
-    levels = [up.codes.loc[runs.index].rename("y"), across.codes.loc[runs.index].rename("x")]
-    every = pd.MultiIndex.from_product([range(len(up.levels)), range(len(across.levels))], names=["y", "x"])
-    counts = pd.DataFrame(flags).groupby(levels).sum().reindex(every, fill_value=0).astype(int)
-    intervals = [wilson(died, n) for died, n in zip(counts["died"], counts["finished"], strict=True)]
-    counts.insert(3, "share", counts["died"] / counts["finished"].where(counts["finished"] > 0))
-    counts.insert(4, "low", [low for low, _ in intervals])
-    counts.insert(5, "high", [high for _, high in intervals])
-    return counts
+def _draw_cells(axes: Axes, counts: pd.DataFrame, across: Factor, up: Factor) -> None:
+    """A cell for each combination of levels, the lowest at the bottom left; hatched where no run has finished."""
+    labels = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
+    look: dict[str, Any] = {"cmap": style.SHARES, "vmin": 0, "vmax": 1, "cbar": False}
+    below = [level.replace(" to ", "\nto ") for level in across.levels]
+    seaborn.heatmap(counts["share"].unstack(), ax=axes, xticklabels=below, yticklabels=up.levels, **look)
+    axes.set(ylim=(0, len(up.levels)), **labels)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", rotation=0)
+    axes.grid(visible=False)
+    axes.patch.set(hatch="////", edgecolor=style.GRID)
+    borders: dict[str, Any] = {"color": style.PAPER, "linewidth": 4}
+    axes.hlines(range(len(up.levels) + 1), 0, len(across.levels), **borders)
+    axes.vlines(range(len(across.levels) + 1), 0, len(up.levels), **borders)
 
 
-def _draw(panel: Axes, counts: pd.DataFrame, across: columns.Factor, up: columns.Factor) -> None:
-    detailed = len(across.levels) <= MOST_DETAILED
-    for (row, column), cell in zip(counts.index, counts.to_dict("records"), strict=True):
-        blank = cell["finished"] == 0
-        colour = style.SHARES(0.0 if blank else cell["share"])
-        fill = {"facecolor": "none", "hatch": "////", "edgecolor": style.GRID} if blank else {"facecolor": colour}
-        panel.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, linewidth=0, **fill))
-        ink = style.MUTED if blank else style.on(colour)
-        notes = _notes(cell, detailed)
-        lines = [] if blank else [(f"{cell['died']:.0f}/{cell['finished']:.0f}", 13.0 if detailed else 8.0, "bold")]
-        lines += [(note, 7.5 if detailed else 5.5, "normal") for note in notes]
-        for number, (text, size, weight) in enumerate(lines):
-            height = row + 0.24 * ((len(lines) - 1) / 2 - number)
-            panel.text(column, height, text, ha="center", va="center", color=ink, fontsize=size, fontweight=weight)
-    panel.set(xlim=(-0.5, len(across.levels) - 0.5), ylim=(-0.5, len(up.levels) - 0.5))
-    panel.set_xticks(range(len(across.levels)), across.levels, rotation=0 if detailed else 45)
-    panel.set_yticks(range(len(up.levels)), up.levels)
-    panel.tick_params(length=0)
-    panel.grid(visible=False)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+def _write(axes: Axes, counts: pd.DataFrame, texts: Sequence[Sequence[str]], line: float, size: float) -> None:
+    """The lines of every cell, `line` times as high as a cell; a count in letters of `size` points, others smaller."""
+    for (row, column), lines, share in zip(counts.index, texts, counts["share"], strict=True):
+        ink = style.MUTED if math.isnan(share) else style.on(style.SHARES(share))
+        for number, text in enumerate(lines):
+            height = row + 0.5 + line * ((len(lines) - 1) / 2 - number)
+            letters = {"fontsize": size, "fontweight": "bold"} if "/" in text else {"fontsize": 0.58 * size}
+            axes.text(column + 0.5, height, text, ha="center", va="center", color=ink, **letters)
 
 
-def _notes(cell: Mapping[Any, float], detailed: bool) -> list[str]:
-    """Small lines under a cell's count: the interval, and what else became of its runs."""
-    notes = []
+def _lines(cell: Mapping[Any, float], detailed: bool) -> list[str]:
+    """What a cell says: its count, the interval, and what else became of its runs."""
+    lines = [f"{cell['died']:.0f}/{cell['finished']:.0f}"] if cell["finished"] else []
     if detailed and cell["finished"] > 1:
-        notes.append(f"{100 * cell['low']:.0f}–{100 * cell['high']:.0f} %")
-    notes += [f"{cell[what]:.0f} {what}" for what in ("diverged", *UNFINISHED) if cell[what]]
-    return notes if notes or cell["finished"] else ["no run"]
+        lines.append(f"{100 * cell['low']:.0f}–{100 * cell['high']:.0f} %")
+    lines += [f"{cell[what]:.0f} {what}" for what in ("diverged", *UNFINISHED) if cell[what]]
+    return lines or ["no run"]
 
 
-def _has_contour(runs: pd.DataFrame, up: columns.Factor) -> bool:
+def _has_contour(runs: pd.DataFrame, up: Factor) -> bool:
     died = runs.loc[runs["state"] == "finished", "outcome"].isin(EVENTS)
     return up.column in _DOSES and len(up.levels) <= columns.MOST_LEVELS and 0 < died.sum() < len(died)
 
 
-def _contour(runs: pd.DataFrame, across: columns.Factor, column: str) -> dict[int, LethalDose]:
-    found = {}
-    for code, part in runs.groupby(across.codes.loc[runs.index]):
-        with contextlib.suppress(InputError):  # fewer than two values
-            found[int(str(code))] = dose.lethal_dose(part, column)
-    return found
-
-
-def _heights(runs: pd.DataFrame, up: columns.Factor) -> dict[float, int]:
-    """The number of the level of each positive value of the vertical axis."""
+def _heights(runs: pd.DataFrame, up: Factor) -> dict[float, float]:
+    """The height of each positive value of the vertical column: the middle of its cells."""
     values = pd.to_numeric(runs[up.column], errors="coerce")
-    return {float(value): int(code) for value, code in zip(values, up.codes, strict=True) if value > 0}
+    return {float(value): int(code) + 0.5 for value, code in zip(values, up.codes, strict=True) if value > 0}
 
 
-def _draw_contour(panel: Axes, crossings: Mapping[int, LethalDose], heights: Mapping[float, int]) -> None:
-    """Lethal values at the right edge of their columns, an arrow where one or its interval leaves the range tested."""
-    if not crossings:
-        return
+def _draw_contour(axes: Axes, crossings: Mapping[int, LethalDose], heights: Mapping[float, float]) -> None:
+    """Lethal values beside the counts of their columns, an arrow where one or its interval leaves the range tested."""
     values = sorted(heights)
-    levels = [heights[value] for value in values]
 
     def height(value: float) -> float:
         if value == 0 or value == math.inf:
-            return levels[0] - 0.46 if value == 0 else levels[-1] + 0.46
-        return float(np.interp(math.log(value), np.log(values), levels))
+            return heights[values[0]] - 0.46 if value == 0 else heights[values[-1]] + 0.46
+        return float(np.interp(math.log(value), np.log(values), [heights[each] for each in values]))
 
     halo: dict[str, Any] = {"color": style.INK, "path_effects": [withStroke(linewidth=3.2, foreground=style.PAPER)]}
     for code, each in crossings.items():
-        low, high = each.estimate.low, each.estimate.high
-        if low == 0 and high == math.inf:
-            continue
-        panel.plot([code + 0.38] * 2, [height(low), height(high)], linewidth=1.3, **halo)
-        for end, mark in ((low, "v"), (high, "^")):
-            if end == 0 or end == math.inf:
-                panel.plot([code + 0.38], [height(end)], marker=mark, markersize=4, clip_on=False, **halo)
-    located = {code + 0.38: height(each.estimate.value) for code, each in crossings.items() if each.located}
-    place = list(located), list(located.values())
-    panel.plot(*place, linewidth=0.9, linestyle=(0, (4, 2)), color=style.INK, zorder=1.5)  # behind the counts
-    panel.plot(*place, linestyle="none", marker="o", markersize=5.5, color=style.INK, markerfacecolor=style.PAPER)
+        low, high, place = each.estimate.low, each.estimate.high, code + 0.88
+        if not (low == 0 and high == math.inf):
+            axes.plot([place] * 2, [height(low), height(high)], linewidth=1.3, **halo)
+            for end, mark in ((low, "v"), (high, "^")):
+                if end == 0 or end == math.inf:
+                    axes.plot([place], [height(end)], marker=mark, markersize=4, clip_on=False, **halo)
+        if each.located:
+            dot: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markerfacecolor": style.PAPER}
+            axes.plot([place], [height(each.estimate.value)], color=style.INK, linestyle="none", **dot)
 
 
 def _headline(runs: pd.DataFrame) -> str:
@@ -196,7 +150,7 @@ def _headline(runs: pd.DataFrame) -> str:
 
 
 def _caption(
-    runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, pooled: list[str], lethal: columns.Factor | None
+    runs: pd.DataFrame, counts: list[pd.DataFrame], detailed: bool, pooled: list[str], lethal: Factor | None
 ) -> str:
     word = event_words(runs)
     sizes = np.concatenate([part["finished"].to_numpy() for part in counts])
@@ -210,17 +164,12 @@ def _caption(
         n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
         text += ", below it the 95 % Wilson interval of that share" if detailed else ""
         text += f" (n = {n} runs a cell)"
-    text += f". {explain_event(runs)}"
+    notes = [f"{text}.", explain_event(runs)]
     if lethal is not None:
-        text += (
-            f" Dots and bars: the {lethal.label.split(' (')[0]} at which half of a column's runs die, "
+        notes.append(
+            f"Dots and bars: the {lethal.label.split(' (')[0]} at which half of a column's runs die, "
             "and its 95 % interval; an arrow leads beyond the range tested."
         )
     if (runs["outcome"] == "diverged").any():
-        text += " Runs that diverged count as finished."
-    open_runs = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
-    if open_runs:
-        text += f" Not counted: {', '.join(open_runs)}."
-    if pooled:
-        text += f" Runs that differ in {', '.join(pooled)} are counted together."
-    return text
+        notes.append("Runs that diverged count as finished.")
+    return " ".join([*notes, *not_counted(runs), *together(pooled)])

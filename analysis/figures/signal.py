@@ -5,8 +5,6 @@ Every figure has a column of panels for each entry of a mapping from words to da
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,29 +12,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from seaborn import objects as so
 
 from analysis.figures import style
-from analysis.figures.side_by_side import (
-    MOST_LINES_NAMED,
-    STEP,
-    draw_line,
-    edge_words,
-    evenly,
-    label_steps,
-    line_look,
-    one_scale,
-    short,
-    side_by_side,
-    step_axis,
-)
+from analysis.figures.facets import add, facets, log_scale, step_scale
+from analysis.figures.style import Look
+from analysis.figures.words import STEP, evenly, short
+from analysis.statistics.signal import blocks, course, profile, spread, steps_read, updated
 from harness.located import InputError
 
-Floats = NDArray[np.float64]
 READINGS = r"block/b\d+/((skip|scaled|sum|output)/rms|rms_ratio|cosine)|update/.+/ratio"
-"""The metrics that these figures take from rows, as a regular expression."""
+"""The metrics that `propagation` and `update_ratios` take from rows, as a regular expression."""
+DRIFT = r"block/b\d+/((skip|scaled|sum)/mean|output/dead_share_batch)"
+"""The metrics that `drift` takes from rows, as a regular expression."""
+MOST_LINES_NAMED = 6
+"""Lines of one figure that its legend names."""
+_WIDTH = 2.45
+"""Of a panel, in inches."""
 
 
 class _Reading(NamedTuple):
@@ -63,107 +57,51 @@ def propagation(panels: Mapping[str, pd.DataFrame], steps: Sequence[int] | None 
     the first, the last and up to three between (see `spread`). A reading that no run has is left out. Raises
     InputError where there is none at all.
     """
-    readings = [reading for reading in _PROPAGATION if any(_blocks(rows, reading.metric) for rows in panels.values())]
+    readings = [reading for reading in _PROPAGATION if any(blocks(rows, reading.metric) for rows in panels.values())]
     if not readings:
         raise InputError(["no block/ metrics in these rows; the presets blocks and full have them"])
     if any(reading.metric == "sum/rms" for reading in readings):  # the output is the sum behind its ReLU
         readings = [reading for reading in readings if reading.metric != "output/rms"]
-    steps = spread(_steps_read(rows, readings) for rows in panels.values()) if steps is None else steps
-    profiles = {
-        (line, column, step): _profile(rows, step, reading.metric)
-        for column, rows in enumerate(panels.values())
+    metrics = [reading.metric for reading in readings]
+    steps = spread(steps_read(rows, metrics) for rows in panels.values()) if steps is None else steps
+    found = pd.concat(
+        profile(rows, reading.metric, steps).assign(panel=panel, line=line, log=reading.log)
+        for panel, rows in enumerate(panels.values())
         for line, reading in enumerate(readings)
-        for step in steps
-    }
-    tones = style.colours(len(steps))
-    looks = [line_look(tones, number) for number in range(len(steps))]
-    legend = [(f"{step:,}", Line2D([], [], **look)) for step, look in zip(steps, looks, strict=True)]
-    caption = "Of the training batch, over all its elements (RMS: root mean square), after `step` updates."
-    if any(reading.metric.startswith("scaled") for reading in readings):
-        caption += " x: what the skip carries; F: the branch; α: the residual scale; the sum is read before its ReLU."
-    if any(rows["run_id"].nunique() > 1 for rows in panels.values()):
-        caption += " Lines: median over the seeds; bands: their range; a run counts until its last reading."
-    caption += edge_words(
-        profile[0] for (line, _, _), profile in profiles.items() if readings[line].log and len(profile)
     )
+    looks = dict(zip(steps, style.looks(len(steps)), strict=True))
+    caption = ["Of the training batch, over all its elements (RMS: root mean square), after `step` updates."]
+    if any(reading.metric.startswith("scaled") for reading in readings):
+        caption.append(
+            "x: what the skip carries; F: the branch; α: the residual scale; the sum is read before its ReLU."
+        )
+    if any(rows["run_id"].nunique() > 1 for rows in panels.values()):
+        caption.append("Lines: median over the seeds; bands: their range; a run counts until its last reading.")
+    caption += [*_edge_words(found.loc[found["log"], "middle"]), note]
+    plot = so.Plot()
+    for step, part in found.groupby("step"):
+        plot = _add_range(plot, part, looks[int(str(step))], "block", size=3)
     with style.applied():
-        title = "Signal against depth"
-        figure, grid = side_by_side(panels, len(readings), 1.25, title, f"{caption} {note}", legend, "step (updates)")
-        for (line, column, step), profile in profiles.items():
-            if len(profile):
-                _draw_profile(grid[line, column], profile, readings[line].log, looks[list(steps).index(step)])
-        for line, reading in enumerate(readings):
-            grid[line, 0].set_ylabel(reading.label)
-            one_scale(grid[line], reading.log)
-        for column, rows in enumerate(panels.values()):
-            blocks = max(len(_blocks(rows, reading.metric)) for reading in readings)
-            for axis in grid[:, column]:
-                axis.set_xlim(0.5, blocks + 0.5)
-                axis.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        for axis in grid[-1]:
-            axis.set_xlabel("block, in forward order")
+        figure, grid = facets(
+            list(panels),
+            (_WIDTH, 1.15),
+            "Signal against depth",
+            " ".join(caption).strip(),
+            style.key([f"{step:,}" for step in steps], list(looks.values()), size=3),
+            "step (updates)",
+            x="block, in forward order",
+            y=[reading.label for reading in readings],
+            plot=plot,
+        )
+        for line, reading in zip(grid, readings, strict=True):
+            if reading.log:
+                log_scale(line)
+        _mark_edges(grid, found[found["log"]], looks, "step", "block")
+        for place, rows in enumerate(panels.values()):
+            deepest = max(len(blocks(rows, metric)) for metric in metrics)
+            grid[-1, place].set_xlim(0.5, deepest + 0.5)
+            grid[-1, place].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     return figure
-
-
-def spread(runs: Iterable[Iterable[int]], most: int = 5) -> list[int]:
-    """Up to `most` steps to draw: the first, the last, and between them such as all runs read, equal in ratio.
-
-    `runs` has the steps read of each; `most` is at least 3.
-    """
-    read = [set(steps) for steps in runs]
-    every = sorted(set().union(*read))
-    if not every:
-        return []
-    common = np.array(sorted(set.intersection(*read) - {every[0], every[-1]}) or every)
-    low, high = max(1, common[0]), max(1, common[-1])
-    if 2 * high > every[-1]:  # the last is near: stop a good way before it
-        targets = np.geomspace(low, max(low, every[-1]), most - 1)[:-1]
-    else:
-        targets = np.geomspace(low, high, most - 2)
-    between = {int(common[np.abs(np.log(np.maximum(common, 1) / target)).argmin()]) for target in targets}
-    return sorted({every[0], every[-1]} | between)
-
-
-def _blocks(rows: pd.DataFrame, metric: str) -> list[str]:
-    """Names of the blocks that have a reading, in forward order."""
-    matches = (re.fullmatch(rf"block/(b\d+)/{metric}", name) for name in map(str, rows.columns))
-    return sorted((match[1] for match in matches if match), key=lambda block: int(block[1:]))
-
-
-def _steps_read(rows: pd.DataFrame, readings: Sequence[_Reading]) -> list[int]:
-    """Steps at which every run of the rows that goes so far has some of the readings."""
-    names = [f"block/{block}/{reading.metric}" for reading in readings for block in _blocks(rows, reading.metric)]
-    read = rows[rows[names].notna().any(axis=1)]
-    counts = read.groupby("step")["run_id"].nunique()
-    reach = read.groupby("run_id")["step"].max()
-    return [int(step) for step in counts.index if counts[step] == (reach >= step).sum()]
-
-
-def _profile(rows: pd.DataFrame, step: int, metric: str) -> Floats:
-    """Median, least and greatest over the runs of a reading at every block: (3, blocks); (0,) if no run has it then."""
-    names = [f"block/{block}/{metric}" for block in _blocks(rows, metric)]
-    values = rows.loc[rows["step"] == step, names].to_numpy(dtype=np.float64)
-    values = values[~np.isnan(values).all(axis=1)]
-    if not values.size:
-        return np.empty(0)
-    missing = np.isnan(values).all(axis=0)
-    filled = np.where(missing, 0.0, values)
-    found = np.stack([function(filled, axis=0) for function in (np.nanmedian, np.nanmin, np.nanmax)])
-    found[:, missing] = np.nan
-    return found
-
-
-def _draw_profile(axis: Axes, profile: Floats, log: bool, look: Mapping[str, Any]) -> None:
-    depths = np.arange(1, profile.shape[1] + 1)
-    middle, low, high = profile
-    if not np.array_equal(low, high, equal_nan=True):
-        drawn = np.isfinite(low) & np.isfinite(high) & (~log | (low > 0))
-        axis.fill_between(depths, low, high, where=drawn, color=look["color"], alpha=0.18, linewidth=0)
-    draw_line(axis, depths, middle, log, {**look, "markevery": max(1, len(depths) // 10)})
-
-
-DRIFT = r"block/b\d+/((skip|scaled|sum)/mean|output/dead_share_batch)"
-"""The metrics that `drift` takes from rows, as a regular expression."""
 
 
 def drift(panels: Mapping[str, pd.DataFrame], block: int | None = None, note: str = "") -> Figure:
@@ -173,42 +111,38 @@ def drift(panels: Mapping[str, pd.DataFrame], block: int | None = None, note: st
     InputError for rows without such readings.
     """
     parts = {"skip x": "skip/mean", "branch αF": "scaled/mean", "sum x + αF": "sum/mean"}
-    found = [_blocks(rows, "sum/mean") for rows in panels.values()]
-    if not all(found):
+    named = [blocks(rows, "sum/mean") for rows in panels.values()]
+    if not all(named):
         raise InputError(["no block/.../mean metrics in these rows; the presets blocks and full have them"])
-    looks = {words: line_look(style.colours(len(parts)), number, marked=False) for number, words in enumerate(parts)}
+    looks = dict(zip(parts, style.looks(len(parts)), strict=True))
     which = "last residual sum" if block is None else f"residual sum of block {block}"
     caption = (
         f"Mean over all elements of the {which} and of its two parts, before its ReLU, on the training batch; below, "
         "the share of its units that the ReLU silences for the whole batch. Lines: median over the runs; bands: their "
-        "range; a run counts until its last reading."
+        f"range; a run counts until its last reading. {note}"
     )
-    legend = [(words, Line2D([], [], **look)) for words, look in looks.items()]
+    plot = so.Plot()
+    for panel, (rows, names) in enumerate(zip(panels.values(), named, strict=True)):
+        place = f"block/{names[-1 if block is None else block - 1]}/"
+        for words, metric in reversed(parts.items()):  # the branch ends up on top of the sum, which it becomes
+            plot = _add_range(plot, course(rows, place + metric).assign(panel=panel, line=0), looks[words], "step")
+        dead = course(rows, f"{place}output/dead_share_batch").assign(panel=panel, line=1)
+        plot = _add_range(plot, dead, Look(style.INK, "solid", "o"), "step")
     with style.applied():
-        figure, grid = side_by_side(panels, 2, 1.9, f"What happens to the {which}", f"{caption} {note}", legend)
-        for column, (rows, names) in enumerate(zip(panels.values(), found, strict=True)):
-            place = f"block/{names[-1 if block is None else block - 1]}/"
-            for words, metric in reversed(parts.items()):  # the branch ends up on top of the sum, which it becomes
-                _draw_band(grid[0, column], rows, place + metric, looks[words])
-            grid[0, column].axhline(0, color=style.MUTED, linewidth=0.8)
-            _draw_band(grid[1, column], rows, place + "output/dead_share_batch", {"color": style.INK})
-            grid[1, column].set(ylim=(-0.03, 1.04), xlabel=STEP)
-        grid[0, 0].set_ylabel("mean")
-        grid[1, 0].set_ylabel("dead units /\nunits")
-        low, high = (end(axis.get_ylim()[side] for axis in grid[0]) for side, end in ((0, min), (1, max)))
-        for axis in grid[0]:
-            axis.set_ylim(low, high)
+        figure, grid = facets(
+            list(panels),
+            (_WIDTH, 1.9),
+            f"What happens to the {which}",
+            caption.strip(),
+            style.key(list(parts), list(looks.values()), size=0),
+            x=STEP,
+            y=["mean", "dead units /\nunits"],
+            plot=plot,
+        )
+        for axes in grid[0]:
+            axes.axhline(0, color=style.MUTED, linewidth=0.8)
+        grid[1, 0].set_ylim(-0.03, 1.04)
     return figure
-
-
-def _draw_band(axis: Axes, rows: pd.DataFrame, metric: str, look: Mapping[str, Any]) -> None:
-    """The median over runs of a metric against the step, and the range."""
-    read = rows[["step", metric]].dropna().groupby("step")[metric]
-    low, middle, high = read.min(), read.median(), read.max()
-    steps = middle.index.to_numpy(dtype=np.float64)
-    axis.plot(steps, middle.to_numpy(dtype=np.float64), linewidth=1.4, **look)
-    ends = low.to_numpy(dtype=np.float64), high.to_numpy(dtype=np.float64)
-    axis.fill_between(steps, *ends, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def update_ratios(panels: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
@@ -217,50 +151,86 @@ def update_ratios(panels: Mapping[str, pd.DataFrame], note: str = "") -> Figure:
     `panels`: words -> rows of one run. The layers are the up-projections, in a network without any all that were read.
     Raises InputError for rows without such readings.
     """
-    labels = {words: _updated(rows) for words, rows in panels.items()}
-    kinds = [kind for kind in ("weight", "bias") if any(found[kind] for found in labels.values())]
+    named = [updated(rows) for rows in panels.values()]
+    kinds = [kind for kind in ("weight", "bias") if any(names[kind] for names in named)]
     if not kinds:
         raise InputError(["no update/ metrics in these rows; the presets blocks and full have them"])
-    up = any("up_projection" in name for found in labels.values() for name in found[kinds[0]])
+    longest = max((names[kind] for names in named for kind in kinds), key=len)
+    looks = style.looks(len(longest))
+    found = pd.concat(
+        rows[["step", f"update/{name}/ratio"]]
+        .set_axis(["step", "middle"], axis=1)
+        .dropna()
+        .assign(panel=panel, line=kinds.index(kind), layer=layer)
+        for panel, (rows, names) in enumerate(zip(panels.values(), named, strict=True))
+        for kind in kinds
+        for layer, name in enumerate(names[kind])
+    )
+    up = any("up_projection" in name for name in longest)
     what = "up-projections" if up else "layers"
-    zero = ", as biases are at first" if "bias" in kinds else ""
-    longest = max((found[kind] for found in labels.values() for kind in kinds), key=len)
-    tones = style.colours(len(longest))
-    legend = [
-        (short(longest[number]), Line2D([], [], **line_look(tones, number, marked=False)))
-        for number in evenly(len(longest), MOST_LINES_NAMED)
-    ]
-    caption = (
+    caption = [
         f"One line for each of the {what}, coloured in forward order: root mean square (RMS) of the optimizer's update "
-        f"over that of the parameter before it. Not defined while a parameter is all zero{zero}."
-    )
-    caption += edge_words(
-        panels[words][f"update/{name}/ratio"].to_numpy(dtype=np.float64)
-        for words, found in labels.items()
-        for name in itertools.chain(*found.values())
-    )
+        "over that of the parameter before it. Not defined while a parameter is all zero"
+        + (", as biases are at first." if "bias" in kinds else "."),
+        *_edge_words(found["middle"]),
+        note,
+    ]
+    shown = evenly(len(longest), MOST_LINES_NAMED)
+    plot = so.Plot()
+    for layer, part in found.groupby("layer"):
+        plot = _add_line(plot, part.assign(log=True), looks[int(str(layer))], "step")
     with style.applied():
-        title = f"Size of updates, {what if up else 'every layer'}"
-        figure, grid = side_by_side(panels, len(kinds), 1.9, title, f"{caption} {note}", legend, "layer")
-        for column, (words, rows) in enumerate(panels.items()):
-            for line, kind in enumerate(kinds):
-                axis, names = grid[line, column], labels[words][kind]
-                for number, name in enumerate(names):
-                    read = rows[["step", f"update/{name}/ratio"]].dropna().to_numpy(dtype=np.float64)
-                    look = line_look(style.colours(len(names)), number, marked=False)
-                    draw_line(axis, read[:, 0], read[:, 1], True, look)
-                step_axis(axis, rows["step"].to_numpy())
-        for line, kind in enumerate(kinds):
-            grid[line, 0].set_ylabel(f"RMS of update /\nRMS of {kind}")
-            one_scale(grid[line], True)
-        label_steps(grid)
+        figure, grid = facets(
+            list(panels),
+            (_WIDTH, 1.9),
+            f"Size of updates, {what if up else 'every layer'}",
+            " ".join(caption).strip(),
+            style.key([short(longest[layer]) for layer in shown], [looks[layer] for layer in shown], size=0),
+            "layer",
+            x=STEP,
+            y=[f"RMS of update /\nRMS of {kind}" for kind in kinds],
+            plot=plot,
+        )
+        for line in grid:
+            log_scale(line)
+        _mark_edges(grid, found, dict(enumerate(looks)), "layer", "step")
+        for axes, rows in zip(grid[-1], panels.values(), strict=True):
+            step_scale(axes, rows["step"])
     return figure
 
 
-def _updated(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Labels of the parameters whose update ratio was read, weights and biases apart, in forward order."""
-    names = [
-        name[len("update/") : -len("/ratio")] for name in rows.columns if re.fullmatch("update/.+/ratio", str(name))
-    ]
-    up = [name for name in names if "up_projection." in name] or names
-    return {kind: [name for name in up if name.endswith(f".{kind}")] for kind in ("weight", "bias")}
+def _add_range(plot: so.Plot, part: pd.DataFrame, look: Look, x: str, size: float = 0) -> so.Plot:
+    """The plot with the medians of one level as a line, and their ranges as a band where there are any."""
+    part = part if "log" in part else part.assign(log=False)
+    band = part[part["low"].map(np.isfinite) & part["high"].map(np.isfinite) & (~part["log"] | (part["low"] > 0))]
+    if (band["low"] < band["high"]).any():
+        area = so.Band(color=look.colour, alpha=style.BAND, edgewidth=0)
+        plot = add(plot, area, band, x=x, ymin="low", ymax="high")
+    return _add_line(plot, part, look, x, size)
+
+
+def _add_line(plot: so.Plot, part: pd.DataFrame, look: Look, x: str, size: float = 0) -> so.Plot:
+    """The plot with the medians of one level as a line, broken where a logarithm cannot show them."""
+    shown = part["middle"].map(np.isfinite) & (~part["log"] | (part["middle"] > 0))
+    every = max(1, part[x].nunique() // 10) if size else 1
+    path = so.Path(**look.path(size), linewidth=1.2, artist_kws={"markevery": every})
+    return add(plot, path, part.assign(middle=part["middle"].where(shown)), x=x, y="middle")
+
+
+def _mark_edges(grid: NDArray[Any], found: pd.DataFrame, looks: Mapping[int, Look], by: str, x: str) -> None:
+    """Zeros and infinities, which a logarithm cannot show, as open triangles at the edges of their panels."""
+    for these, edge, mark in ((found["middle"] == 0, 0.0, "v"), (found["middle"] == np.inf, 1.0, "^")):
+        for place, part in found[these].groupby(["line", "panel", by]):
+            line, panel, level = (int(str(number)) for number in place)
+            axes: Axes = grid[line, panel]
+            axes.plot(
+                part[x], np.full(len(part), edge), linestyle="none", marker=mark, markersize=4, zorder=4, clip_on=False,
+                transform=axes.get_xaxis_transform(), color=looks[level].colour, markerfacecolor=style.PAPER,
+            )  # fmt: skip
+
+
+def _edge_words(values: Iterable[float]) -> list[str]:
+    """What the triangles mean that `_mark_edges` draws for such values, in a sentence, if it draws any."""
+    ends = np.fromiter(values, dtype=np.float64)
+    words = [word for word, some in (("zero", ends == 0), ("infinite", np.isposinf(ends))) if some.any()]
+    return [f"Triangles at a panel's edge: exactly {' or '.join(words)}."] if words else []

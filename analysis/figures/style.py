@@ -1,7 +1,8 @@
-"""How every figure looks: colours, marks, type, captions, and the files it is saved to. No pyplot, no global state.
+"""How every figure looks: theme, palettes, marks, captions, and the files it is saved to. No pyplot, no global state.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers and of middling lightness, so that they stand on white
-and on dark paper alike. In grey print it is the dashes and marks, one for each colour, that tell lines apart.
+The theme is seaborn's with our colours. Those are Okabe and Ito's, told apart by colour-blind readers and of middling
+lightness, so that they stand on white and on dark paper alike. In grey print it is the dashes and marks, one for each
+colour, that tell lines apart.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import numpy as np
+import seaborn
+from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 INK = "#1b1f24"
@@ -35,31 +39,38 @@ EXCHANGED = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {
     "vermilion": VERMILION,
 }
 """The colours that a page gives by CSS variables of these names, to fit its own scheme."""
-_COLOURS = {1: (BLUE,), 2: (BLUE, VERMILION), 3: (BLUE, GREEN, VERMILION), 4: (BLUE, GREEN, PURPLE, VERMILION)}
-_RAMP = LinearSegmentedColormap.from_list("ramp", [BLUE, GREEN, "#b8860b", VERMILION])
-DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "p")
-SHARES: Colormap = LinearSegmentedColormap.from_list("shares", ["#e9eff3", "#f2c9a8", "#dc6b2f", "#7d1d10"])
+_PALETTES = {1: [BLUE], 2: [BLUE, VERMILION], 3: [BLUE, GREEN, VERMILION], 4: [BLUE, GREEN, PURPLE, VERMILION]}
+_RAMP = [BLUE, GREEN, "#b8860b", VERMILION]
+_DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "p")
+SHARES: Colormap = seaborn.blend_palette(["#e9eff3", "#f2c9a8", "#dc6b2f", "#7d1d10"], as_cmap=True)
 """Shares from 0 to 1, ever darker, in grey too."""
+BAND = 0.18
+"""Opacity of a band around a line."""
 _FONT = 9.5
 SMALL = 7.5
 """Size of letters beside data, in points."""
 _TITLE, _CAPTION = "title", "caption"
-_SETTINGS: Any = {
-    "font.size": _FONT,
-    "font.family": "DejaVu Sans",
+_SIZES = {"font.size": _FONT, "axes.linewidth": 0.8, "grid.linewidth": 0.6} | {
+    f"{part}size": _FONT for part in ("axes.label", "axes.title", "xtick.label", "ytick.label", "legend.font")
+}
+THEME: Any = {
+    **seaborn.axes_style("whitegrid"),
+    **seaborn.plotting_context("paper", rc=_SIZES),
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.facecolor": PAPER,
-    "axes.titlesize": _FONT,
+    "axes.prop_cycle": cycler(color=[BLUE, VERMILION, GREEN, PURPLE]),
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": GRID,
-    "grid.linewidth": 0.6,
+    "xtick.bottom": True,
+    "ytick.left": True,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -67,17 +78,54 @@ _SETTINGS: Any = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "legend.frameon": False,
+    "patch.force_edgecolor": False,
     "hatch.color": GRID,
     "hatch.linewidth": 0.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "analysis",
 }
+"""Settings of matplotlib; whole, so that a plot of seaborn's takes them as its theme."""
+Legend = Sequence[tuple[str, Artist]]
+"""What a legend says, each with what it is said of."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells one of several levels from the others: a colour, dashes and a mark."""
+
+    colour: str
+    dash: Any
+    mark: str
+
+    def line(self, size: float = 5) -> dict[str, Any]:
+        """Of a line; `size` is that of its marks in points, 0 for none."""
+        marked = {"marker": self.mark, "markersize": size} if size else {}
+        return {"color": self.colour, "linestyle": self.dash, **marked}
+
+    def path(self, size: float = 5) -> dict[str, Any]:
+        """The same for a mark of seaborn.objects."""
+        return {"color": self.colour, "linestyle": self.dash, "marker": self.mark if size else "", "pointsize": size}
+
+
+def looks(count: int) -> list[Look]:
+    """A look for each of `count` ordered levels, from the lowest to the highest, which has the plainest."""
+    tones = colours(count)
+    turns = range(count - 1, -1, -1)
+    return [
+        Look(tone, _DASHES[turn % len(_DASHES)], _MARKS[turn % len(_MARKS)])
+        for tone, turn in zip(tones, turns, strict=True)
+    ]
+
+
+def key(labels: Sequence[str], of: Sequence[Look], size: float = 5) -> list[tuple[str, Artist]]:
+    """A legend that says which level has which look."""
+    return [(label, Line2D([], [], **look.line(size))) for label, look in zip(labels, of, strict=True)]
 
 
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
     """The style, for as long as the block lasts; figures are made and saved in it."""
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(THEME):
         yield
 
 
@@ -86,7 +134,7 @@ def figure(
     height: float,
     title: str,
     caption: str,
-    legend: Sequence[tuple[str, Artist]] = (),
+    legend: Legend = (),
     legend_title: str = "",
 ) -> Figure:
     """An empty figure: title, legend (if any), room for the panels, and a caption that says what is counted.
@@ -133,36 +181,14 @@ def caption_of(figure: Figure) -> str:
 
 def colours(count: int) -> list[str]:
     """A colour for each of `count` ordered levels, from the lowest to the highest."""
-    if count in _COLOURS:
-        return list(_COLOURS[count])
-    return [to_hex(_RAMP(level / (count - 1))) for level in range(count)]
-
-
-def line_look(place: int, tones: Sequence[str]) -> dict[str, Any]:
-    """Colour, mark and dashes of one of several levels, for a line; the highest has the plainest."""
-    turn = len(tones) - 1 - place
-    dashes, mark = DASHES[turn % len(DASHES)], MARKS[turn % len(MARKS)]
-    return {"color": tones[place], "marker": mark, "linestyle": dashes, "markersize": 5}
+    palette = _PALETTES.get(count) or seaborn.blend_palette(_RAMP, count)
+    return list(seaborn.color_palette(palette).as_hex())
 
 
 def on(colour: tuple[float, float, float, float]) -> str:
     """Black or white, whichever can be read on a cell of this colour."""
     red, green, blue, _ = colour
     return "#101214" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.2 else "#fdfdff"
-
-
-def trim(grid: np.ndarray[Any, Any], used: int, x: str, y: str) -> None:
-    """Label the outer panels of a grid of which the first `used` hold something, and blank the others."""
-    columns = grid.shape[1]
-    for number, panel in enumerate(grid.flat):
-        if number >= used:
-            panel.set_axis_off()
-            continue
-        if number % columns == 0:
-            panel.set_ylabel(y)
-        if number + columns >= used:
-            panel.set_xlabel(x)
-            panel.tick_params(labelbottom=True)
 
 
 def image(figure: Figure, kind: str) -> bytes:

@@ -6,7 +6,7 @@ One panel for each level of one column, one colour for each level of another, al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from analysis.figures import style
-from analysis.figures.words import UNFINISHED, event_words, explain_event
+from analysis.figures.facets import facets, table_below, table_height
+from analysis.figures.style import Look
+from analysis.figures.words import event_words, explain_event, not_counted, together
 from analysis.frames import columns
 from analysis.statistics import estimates, survival
 from analysis.statistics.survival import AGAINST, Against, Curve
@@ -27,6 +29,8 @@ MOST_BANDS, MOST_BARS = 2, 6
 with more than the second, at the last time only."""
 _MOMENTS = 5
 """Times at which the numbers at risk are written, and intervals drawn."""
+_SIZE = (2.6, 2.1)
+"""Of a panel, in inches."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,10 @@ class _Plan:
     lines: pd.Series[int]
     label: str
 
-    def look(self, line: int) -> dict[str, Any]:
-        """Colour and dashes; the highest level is solid."""
-        count = len(self.levels)
-        dashes = style.DASHES[(count - 1 - line) % len(style.DASHES)]
-        return {"color": style.colours(count)[line], "linestyle": dashes}
+    @property
+    def looks(self) -> list[Look]:
+        """How the curves look."""
+        return style.looks(len(self.levels))
 
     def parts(self, panel: int) -> Iterator[tuple[int, pd.DataFrame]]:
         """Each colour of a panel that has runs, with their times."""
@@ -67,8 +70,8 @@ def survival_curves(
     """The share of runs that have not died (or collapsed) against time, by Kaplan and Meier, with 95 % bands.
 
     `runs` and `rows` are frames of `load` and `load_rows` (rows only for the cumulative learning rate); `panel` and
-    `colour` name columns of `runs`, left out those of `axes.choose`. A panel's p is that of the log-rank test between
-    its colours, by Holm over the panels. Raises InputError for an unknown column and where no run has finished.
+    `colour` name columns of `runs`, left out those of `columns.choose`. A panel's p is that of the log-rank test
+    between its colours, by Holm over the panels. Raises InputError for an unknown column and where no run has finished.
     """
     times = survival.times(runs, rows, against)
     word = event_words(runs)
@@ -114,20 +117,21 @@ def incidence_curves(
     picked = colour or columns.pair(runs, None, None)[1]
     plan = _plan(runs, times, None, picked)
     causes = {"event": word, "competing": "diverged"}
-    pooled = [column for column in columns.candidates(runs) if column != picked]
-    notes = [f"Cumulative incidence: the share of all runs that had {word}, or diverged.", explain_event(runs)]
-    if pooled:
-        notes.append(f"Runs that differ in {', '.join(pooled)} are counted together.")
+    notes = [
+        f"Cumulative incidence: the share of all runs that had {word}, or diverged.",
+        explain_event(runs),
+        *together([column for column in columns.candidates(runs) if column != picked]),
+    ]
 
     def curves(end: str) -> Callable[[pd.DataFrame], Curve]:
         return lambda part: survival.cumulative_incidence(part["time"], part["end"], end)
 
     with style.applied():
         title = f"How runs ended, {style.count(len(times), 'finished run')}"
-        figure, grid, strips = _panels(plan, list(causes.values()), title, _caption(runs, notes))
-        for place, end in enumerate(causes):
-            _draw(grid.flat[place], strips.flat[place], plan, 0, curves(end))
-        _label(grid, strips, plan, len(causes), "share of runs", AGAINST[against])
+        caption = _caption(runs, notes)
+        figure, grid = _panels(plan, list(causes.values()), title, caption, AGAINST[against], "share of runs")
+        for axes, end in zip(grid, causes, strict=True):
+            _draw(axes, axes is grid[0], plan, 0, curves(end))
     return figure
 
 
@@ -154,13 +158,12 @@ def _kaplan_meier(
         return survival.kaplan_meier(part["held"], part["end"] == "event")
 
     with style.applied():
-        figure, grid, strips = _panels(plan, plan.titles, title, _caption(runs, notes))
-        for place, words in enumerate(plan.titles):
-            _draw(grid.flat[place], strips.flat[place], plan, place, curve, rising)
+        figure, grid = _panels(plan, plan.titles, title, _caption(runs, notes), label, share)
+        for place, (axes, words) in enumerate(zip(grid, plan.titles, strict=True)):
+            _draw(axes, axes is grid[0], plan, place, curve, rising)
             if words in adjusted:
                 p = f"p = {adjusted[words]:.2g}" if adjusted[words] >= 1e-4 else "p < 0.0001"
-                grid.flat[place].set_title(p, loc="right", fontsize=style.SMALL, color=style.MUTED)
-        _label(grid, strips, plan, len(plan.titles), share, label)
+                axes.set_title(p, loc="right", fontsize=style.SMALL, color=style.MUTED)
     return figure
 
 
@@ -182,73 +185,41 @@ def _test(plan: _Plan, panel: int) -> float:
 
 
 def _caption(runs: pd.DataFrame, notes: list[str]) -> str:
-    text = " ".join(notes) + " Bands and bars: 95 %, at each time. Below: runs followed until then without an end."
-    left_out = [f"{count} {state}" for state in UNFINISHED if (count := int((runs["state"] == state).sum()))]
-    return text + (f" Not counted: {', '.join(left_out)}." if left_out else "")
+    bands = "Bands and bars: 95 %, at each time. Below: runs followed until then without an end."
+    return " ".join([*notes, bands, *not_counted(runs)])
 
 
-def _panels(plan: _Plan, titles: list[str], title: str, caption: str) -> tuple[Figure, Any, Any]:
-    """A figure with a panel for each title, and below each a strip for the numbers at risk."""
-    columns = min(len(titles), 4 if len(titles) > 9 else 2 if len(titles) in (2, 4) else 3)
-    rows = -(-len(titles) // columns)
-    strip = 0.25 + 0.15 * len(plan.levels)
-    legend = [(level, Line2D([], [], **plan.look(line))) for line, level in enumerate(plan.levels)]
-    height = rows * (2.1 + strip) + 0.4
-    figure = style.figure(1.9 + 2.6 * columns, height, title, caption, legend[::-1], plan.label)
-    engine: Any = figure.get_layout_engine()
-    engine.set(h_pad=0.025, hspace=0)
-    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.1, strip] * rows)
-    for axis, words in zip(grid[::2].flat, titles, strict=False):
-        axis.set_title(words)
-    return figure, grid[::2], grid[1::2]
+def _panels(plan: _Plan, titles: list[str], title: str, caption: str, x: str, y: str) -> tuple[Figure, NDArray[Any]]:
+    """A figure with a panel for each title, with room below it for the numbers at risk."""
+    legend = style.key(plan.levels, plan.looks, size=0)[::-1]
+    width, height = _SIZE
+    size = width, height + table_height(len(plan.levels))
+    return facets(titles, size, title, caption, legend, plan.label, x=x, y=y, margin=1.9)
 
 
 def _draw(
-    axis: Axes, strip: Axes, plan: _Plan, panel: int, curve: Callable[[pd.DataFrame], Curve], rising: bool = False
+    axes: Axes, first: bool, plan: _Plan, panel: int, curve: Callable[[pd.DataFrame], Curve], rising: bool = False
 ) -> None:
-    """One panel's curves, and its numbers at risk."""
+    """One panel's curves, and the numbers at risk below it, their lines named at the first panel."""
     reach = float(plan.times["held"].max()) or 1.0
     moments = np.linspace(0, reach, _MOMENTS)
+    at_risk: dict[str, Sequence[int]] = dict.fromkeys(reversed(plan.levels), ())
     for line, part in plan.parts(panel):
-        look, found = plan.look(line), curve(part)
+        look, found = plan.looks[line], curve(part)
         if rising:
             found = replace(found, share=1 - found.share, low=1 - found.high, high=1 - found.low)
         end = float(found.time[-1]) if (part["end"] == "censored").any() else reach  # nobody is left to change it
         time, low, share, high = (np.append(v, v[-1]) for v in (found.time, found.low, found.share, found.high))
         time[-1] = end
-        axis.step(time, share, where="post", linewidth=1.6, **look)
+        axes.step(time, share, where="post", linewidth=1.6, **look.line(size=0))
         if len(plan.levels) <= MOST_BANDS:
-            axis.fill_between(time, low, high, step="post", color=look["color"], alpha=0.2, linewidth=0)
+            axes.fill_between(time, low, high, step="post", color=look.colour, alpha=style.BAND, linewidth=0)
         else:
             drawn = moments[1:] if len(plan.levels) <= MOST_BARS else moments[-1:]
             spread = [(moment, found.at(moment)) for moment in drawn if moment <= end]
             places = [moment + reach * 0.02 * (line - (len(plan.levels) - 1) / 2) for moment, _ in spread]
             ends = [each.low for _, each in spread], [each.high for _, each in spread]
-            axis.vlines(places, *ends, color=look["color"], linewidth=1.1, alpha=0.75)
-        for moment, count in zip(moments, survival.numbers_at_risk(part["time"], moments), strict=True):
-            strip.text(moment, line, f"{count}", ha="center", va="center", fontsize=style.SMALL, color=style.INK)
-    axis.set(xlim=(-0.03 * reach, 1.05 * reach), ylim=(-0.03, 1.04), xticks=moments, xticklabels=[])
-    strip.set(xlim=axis.get_xlim(), ylim=(-0.6, len(plan.levels) - 0.4), xticks=moments)
-    strip.set_xticklabels([f"{moment:.3g}" for moment in moments])
-
-
-def _label(grid: Any, strips: Any, plan: _Plan, used: int, y: str, x: str) -> None:
-    """Words at the outer panels; blank panels where there is nothing."""
-    columns = grid.shape[1]
-    for place, (axis, strip) in enumerate(zip(grid.flat, strips.flat, strict=True)):
-        if place >= used:
-            axis.set_axis_off()
-            strip.set_axis_off()
-            continue
-        strip.grid(visible=False)
-        strip.tick_params(length=0)
-        strip.spines[["left", "bottom"]].set_visible(False)
-        strip.set_yticks(range(len(plan.levels)), plan.levels, fontsize=style.SMALL)
-        if place % columns:
-            axis.set_yticklabels([])
-            strip.set_yticklabels([])
-        else:
-            axis.set_ylabel(y)
-            strip.set_ylabel("at risk", fontsize=style.SMALL)
-        if place + columns >= used:
-            strip.set_xlabel(x)
+            axes.vlines(places, *ends, color=look.colour, linewidth=1.1, alpha=0.75)
+        at_risk[plan.levels[line]] = list(survival.numbers_at_risk(part["time"], moments))
+    table_below(axes, list(moments), at_risk, "at risk", named=first)
+    axes.set(xlim=(-0.03 * reach, 1.05 * reach), ylim=(-0.03, 1.04))

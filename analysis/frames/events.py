@@ -8,3 +8,5 @@ from harness.outcome import Event
 
 EVENTS: tuple[str, ...] = get_args(Event)
 """Outcomes that are the death of a network: died, or collapsed where exact zeros are all but impossible."""
+UNFINISHED = ("failed", "running", "pending")
+"""States of a run that has no outcome and counts for nothing."""

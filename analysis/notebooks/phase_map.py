@@ -22,9 +22,12 @@
 
 import os
 
-from analysis.figures import course, phase_map
+import seaborn
+
+from analysis.figures import course, phase_map, style
 from analysis.frames import columns, results
 from analysis.report import findings
+from analysis.statistics import phase
 
 # %matplotlib inline
 
@@ -46,7 +49,8 @@ phase_map.phase_map(runs)
 # horizontal one (`x`), lowest first.
 
 # %%
-phase_map.cells(runs, *columns.choose(runs)).round(3)
+x, y = columns.choose(runs)
+phase.cells(runs, columns.factor(runs, x), columns.factor(runs, y)).round(3)
 
 # %% [markdown]
 # ## The way there
@@ -58,6 +62,26 @@ phase_map.cells(runs, *columns.choose(runs)).round(3)
 fastest = runs[runs["optim.lr"] == runs["optim.lr"].max()]
 print(f"{len(fastest)} runs at learning rate {runs['optim.lr'].max():g}")
 course.unit_share(fastest, sweep.rows[sweep.rows["run_id"].isin(fastest["run_id"])])
+
+# %% [markdown]
+# The share of units that were dead when each run was last read, at every learning rate of the sweep: at the highest one
+# the runs that live on have lost most of theirs too.
+
+# %%
+with style.applied():
+    left = runs.rename(columns=columns.LABELS | {"prepool/dead_share_batch": "dead units / pre-pool units"})
+    grid = seaborn.displot(
+        left,
+        x="dead units / pre-pool units",
+        hue="residual scale α",
+        col="learning rate",
+        multiple="stack",
+        binwidth=0.1,
+        binrange=(0, 1),
+        palette=style.colours(left["residual scale α"].nunique()),
+        height=2.4,
+    )
+    grid.set_ylabels("runs")
 
 # %% [markdown]
 # ## When

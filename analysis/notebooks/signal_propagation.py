@@ -19,8 +19,9 @@
 """How the signal passes the blocks: readings of every residual sum from committed results."""
 
 import pandas as pd
+import seaborn
 
-from analysis.figures import signal, variance_growth
+from analysis.figures import signal, style, variance_growth
 from analysis.frames import columns, results
 from analysis.report import findings
 from analysis.statistics import growth
@@ -77,9 +78,25 @@ print(f"{untrained.name}: {len(untrained.runs)} runs, {len(points)} residual sum
 variance_growth.variance_growth(points)
 
 # %% [markdown]
-# What a single block adds, the sum's variance less that of the skip connection, divided by α²: the median over runs and
-# blocks. It would be one number in each column if the theory held for every block.
+# What a single block adds, the sum's variance less that of the skip connection, divided by α²: the median over runs
+# and, as a band, their range. It would be one level line in each panel, whatever the α, if the theory held for every
+# block.
 
 # %%
-added = points.assign(ratio=points["added"] / points["alpha"] ** 2)
-print(added.pivot_table(index="alpha", columns="stage", values="ratio", aggfunc="median").round(3))
+with style.applied():
+    added = points.assign(ratio=points["added"] / points["alpha"] ** 2).rename(columns={"alpha": "α"})
+    grid = seaborn.relplot(
+        added,
+        x="block",
+        y="ratio",
+        hue="α",
+        style="α",
+        col="stage",
+        kind="line",
+        estimator="median",
+        errorbar=("pi", 100),
+        palette=style.colours(added["α"].nunique()),
+        facet_kws={"sharex": False},
+        height=2.4,
+    )
+    grid.set_axis_labels("block of the stage", "variance added / α²")

@@ -9,8 +9,9 @@ from typing import get_args
 import jinja2
 import pandas as pd
 
-from analysis.figures import style, words
+from analysis.figures import style
 from analysis.frames.columns import varying
+from analysis.frames.events import UNFINISHED
 from analysis.report import tables
 from analysis.report.contents import Contents
 from analysis.report.drawings import Drawing
@@ -98,7 +99,7 @@ def _counts(runs: pd.DataFrame) -> list[tuple[int, str]]:
     counts = [(len(runs), "runs" if len(runs) != 1 else "run")]
     for column, every, always in (
         ("outcome", get_args(OutcomeName), ("died", "survived")),
-        ("state", words.UNFINISHED, ("failed",)),
+        ("state", UNFINISHED, ("failed",)),
     ):
         found = [(int((runs[column] == word).sum()), word) for word in every]
         counts += [(number, word) for number, word in found if number or word in always]
