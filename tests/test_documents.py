@@ -154,7 +154,7 @@ def missing_files(document: Document) -> Iterator[str]:
             name = PLACEHOLDERS.sub("*", name).rstrip("/")
             if not (exists(ROOT, name) or exists(document.folder, name) or name in {path.name for path in files()}):
                 yield name
-    for title in re.findall(r"\b([A-Z]{4,}) \d+\.\d", text):  # a section of a document
+    for title in re.findall(r"\b(?!YAML)([A-Z]{4,}) \d+\.\d", text):  # a section of a document, and no version of YAML
         if not any(path.name == f"{title}.md" for path in files()):
             yield f"{title}.md"
 
