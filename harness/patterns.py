@@ -15,7 +15,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     `layer1.0.conv1`.
     """
     expression = ""
-    rest = pattern
+    rest = re.sub(r"\*\*(\.\*\*)+", "**", pattern)  # any number of parts, and again: any number
     while rest:
         if rest.startswith("**."):
             expression, rest = expression + r"(?:.*\.)?", rest[3:]
