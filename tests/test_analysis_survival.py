@@ -131,6 +131,75 @@ def test_a_difference_of_restricted_means_has_the_sum_of_their_variances() -> No
     assert found.high - found.value == pytest.approx(half)
 
 
+ENDS = [10.0, 20, 30, 40, 50, 60], [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("happened", "treated", "note"),
+    [
+        (ENDS[1], [True] + [False] * 5, "one run in a group"),
+        (ENDS[1], [False] * 5 + [True], "one run in a group"),
+        ([False] * 6, [True, False] * 3, "no event, so no spread"),
+    ],
+)
+def test_a_difference_of_restricted_means_without_a_spread(happened: Any, treated: Any, note: str) -> None:
+    followed = np.full(6, 60.0)
+    found = survival.restricted_mean_difference(followed, happened, treated, 60)
+    mask = np.array(treated)
+    arms = [survival.restricted_mean(followed[arm], np.array(happened)[arm], 60) for arm in (mask, ~mask)]
+    assert found.value == arms[0].value - arms[1].value and not found.has_interval
+    assert (found.n, found.note) == (6, note)
+
+
+@pytest.mark.parametrize("treated", [[True, True, False, False], [False, False, True, True]])
+def test_two_runs_in_a_group_and_an_event_in_one_are_a_spread(treated: list[bool]) -> None:
+    found = survival.restricted_mean_difference([10, 60, 60, 60], [True, False, False, False], treated, 60)
+    error = 1.959964 * 50 / math.sqrt(8)  # the area beyond 10 is 25; Greenwood's 1 / (2 * 1)
+    middle = -25.0 if treated[0] else 25.0
+    assert [found.low, found.value, found.high] == pytest.approx([middle - error, middle, middle + error])
+    alone = survival.restricted_mean([10, 60], [True, False], 60)
+    assert [alone.low, alone.value, alone.high] == pytest.approx([35 - error, 35, 60])
+
+
+def test_a_restricted_mean_lies_between_nothing_and_all_of_the_time() -> None:
+    found = survival.restricted_mean([1, 1, 1, 60], [True, True, True, False], 60)
+    assert found.low == 0 and found.high < 60
+    found = survival.restricted_mean([1, 60, 60, 60], [True, False, False, False], 60)
+    assert found.high == 60 and found.low > 0
+
+
+def test_all_of_the_time_may_be_less_than_one_and_not_none() -> None:
+    assert survival.restricted_mean([0.1, 0.9], [True, False], 0.5).value == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="until = 0 is not between"):
+        survival.restricted_mean([0.1, 0.9], [True, False], 0)
+
+
+def test_once_nobody_is_left_there_is_no_more_spread() -> None:
+    some, more = (survival.restricted_mean([10, 20, 30], [True] * 3, until) for until in (30, 500))
+    assert more.has_interval and (some.low, some.value) == pytest.approx((more.low, more.value))
+
+
+@pytest.mark.parametrize("runs", [1, 3, 10])
+def test_an_end_that_all_have_comes_to_one(runs: int) -> None:
+    curve = survival.cumulative_incidence(range(1, runs + 1), ["event"] * runs, "event")
+    assert curve.share[-1] == curve.high[-1] == 1
+    assert curve.low[-1] == pytest.approx(stats.binomtest(runs, runs).proportion_ci(0.95, "exact").low)
+
+
+def test_a_log_rank_test_in_words() -> None:
+    found = survival.logrank([10, 20, 30, 40], [True] * 4, ["b", "b", "a", "a"])
+    assert str(found) == "log-rank chi² = 2.88 on 1 df, p = 0.09 (n = 2, 2 runs)"
+    assert found.groups.index.to_list() == ["a", "b"] and found.groups.columns.to_list() == [
+        "n",
+        "observed",
+        "expected",
+    ]
+    assert found.groups["expected"].to_list() == pytest.approx([0.5 + 2 / 3 + 2, 0.5 + 1 / 3])
+    apart = survival.logrank([10, 20, 30, 40], [True] * 4, ["b", "b", "a", "a"], ["b", "b", "a", "a"])
+    assert apart.freedom == 0 and math.isnan(apart.statistic)
+    assert str(apart) == "no comparison (no event in company of another group; n = 2, 2 runs)"
+
+
 def test_strata_are_compared_within_themselves_only() -> None:
     time, happened = random_times(7)
     group = np.arange(len(time)) % 2
@@ -224,13 +293,14 @@ def test_none_died() -> None:
     assert curve.low == pytest.approx(stats.binomtest(8, 8).proportion_ci(0.95, "exact").low), "not a certainty"
     assert survival.median(curve).value == math.inf
     area = survival.restricted_mean([200] * 8, [False] * 8, 200)
-    assert area.value == 200 and not area.has_interval and "no event" in area.note
+    assert area.value == 200 and not area.has_interval and area.note == "no event, so no spread"
     test = survival.logrank([200] * 8, [False] * 8, [0, 1] * 4)
     assert math.isnan(test.p) and test.note == "no event" and "no comparison" in str(test)
 
 
 def test_one_run_has_a_curve_and_no_interval_of_its_mean() -> None:
-    assert survival.kaplan_meier([40], [True]).share.tolist() == [1, 0]
+    curve = survival.kaplan_meier([40], [True])
+    assert curve.share.tolist() == [1, 0] and curve.high[-1] == pytest.approx(0.975)
     area = survival.restricted_mean([40], [True], 30)
     assert area.value == 30 and not area.has_interval and area.note == "one run"
     assert survival.logrank([40], [True], ["a"]).note == "one group"
@@ -393,6 +463,12 @@ def test_times_of_runs() -> None:
     assert times["held"].to_list() == [50, 200, 180, 200, 70], "what diverged can no longer die"
 
 
+def test_where_epochs_are_configured_the_longest_run_tells_the_planned_end() -> None:
+    ends = [({}, survived(150)), ({"seed": 1}, outcome("diverged", 30, 20)), ({"seed": 2}, died(50))]
+    runs = frame(({"train.steps": None} | fields, end) for fields, end in ends)
+    assert survival.times(runs)["held"].to_list() == [150, 150, 50]
+
+
 def test_divergence_competes_with_death_and_does_not_censor_it() -> None:
     """With one planned end for all, 1 - Kaplan-Meier of the held times is the Aalen-Johansen incidence of death."""
     random = np.random.default_rng(1)
@@ -425,6 +501,15 @@ def test_times_against_the_cumulative_learning_rate() -> None:
     assert times["time"].to_list() == pytest.approx([2 + 0.5 * 25, 2 + 0.5 * 40, 2 + 0.5 * 180])
     assert times["since"].to_list() == pytest.approx([2 + 0.5 * 15, 2 + 0.5 * 30, 2 + 0.5 * 180])
     assert times["held"].iloc[1] == pytest.approx(2 + 0.5 * 180), "its planned end, at its last rate"
+
+
+def test_a_rate_that_changes_is_followed_between_readings_and_kept_after_the_last() -> None:
+    runs = frame([({}, died(25)), ({"seed": 1}, outcome("diverged", 60, 50))])
+    read = rows(runs, lambda _, step: {"optim/lr": float(step), "optim/cumulative_lr": float(step**2)})
+    times = survival.times(runs, read, against="cumulative_lr")
+    assert times["time"].to_list() == [(20**2 + 30**2) / 2, 60**2]
+    assert times["held"].to_list() == [(20**2 + 30**2) / 2, 60**2 + 60 * 140]
+    assert set(survival.AGAINST) == {"step", "cumulative_lr"}
 
 
 def cumulative(step: int) -> float:

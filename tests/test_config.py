@@ -26,6 +26,26 @@ def test_equal_resolved_configurations_are_one_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sections", "run_id"),
+    [
+        ({}, "f36bf67a0980"),
+        (
+            {
+                "seed": 3,
+                "model": {"width": 0.125, "repeats": [2, 4, 8], "residual_scale": 0.1},
+                "data": {"batch_size": 8},
+                "optim": {"name": "sgd", "lr": 0.3, "warmup": {"name": "constant", "lr": 0.01, "steps": 10}},
+                "train": {"steps": 160},
+            },
+            "30c1f872cdc0",
+        ),
+    ],
+)
+def test_an_identity_never_changes(sections: dict[str, object], run_id: str) -> None:
+    assert config(**sections).run_id == run_id
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"seed": 1},
@@ -60,7 +80,7 @@ def test_a_file_of_weights_counts_by_its_content(tmp_path: Path) -> None:
     one.unlink()
     assert RunConfig.model_validate(stored).run_id == ids[0]
     one.write_bytes(b"changed")
-    with pytest.raises(ValidationError, match="not what weights_sha256 says"):
+    with pytest.raises(ValidationError, match=f"the content of {one} is not what weights_sha256 says"):
         RunConfig.model_validate(stored)
     with pytest.raises(ValidationError, match="nowhere cannot be read: No such file"):
         config(model={"weights": "nowhere"})
@@ -131,6 +151,8 @@ def test_frozen() -> None:
         ({"optim": {"name": "sgd", "decay": 0.9}}, "sgd has no decay; only rmsprop_tf or rmsprop_torch has"),
         ({"optim": {"schedule": {"every": 2}}}, "constant has no every; only exponential has"),
         ({"optim": {"warmup": {"name": "constant", "lr": 1e-5, "steps": 300}}}, "300 is not below train.steps = 200"),
+        ({"optim": {"warmup": {"name": "gradual", "steps": 3}}}, "gradual needs lr"),
+        ({"model": {"weights_sha256": "0" * 64}}, "weights_sha256 needs weights"),
         ({"data": {"num_classes": 3}}, "digits has no num_classes; only synthetic or imagefolder has"),
         ({"data": {"batch_size": 2000}}, f"2000 is above the {DIGITS_TRAINING_IMAGES} training images"),
         ({"data": {"batch_size": 1}}, "greater than or equal to 2"),

@@ -202,10 +202,10 @@ def _refined(profile: Callable[[Floats], tuple[Floats, Floats]]) -> tuple[Floats
 
 
 def _peak(middles: Floats, height: Floats) -> tuple[float, float]:
-    """Where the profile is highest, and how high, by a parabola through three points; the middle of a flat top."""
-    flat = middles[height >= height.max() - 1e-9]
+    """Where the profile is highest, and how high, by a parabola through three points; or the middle of a flat top."""
+    flat = middles[(height >= height.max() - 1e-9) & (middles >= 0) & (middles <= 1)]
     if len(flat) > 3:
-        return float(np.clip(flat[[0, -1]], 0, 1).mean()), float(height.max())
+        return float(flat[[0, -1]].mean()), float(height.max())
     best = int(height.argmax())
     if not 0 < best < len(middles) - 1:
         return float(middles[best]), float(height[best])

@@ -196,8 +196,6 @@ def cumulative_incidence(time: ArrayLike, end: ArrayLike, cause: str) -> Curve:
     with np.errstate(all="ignore"):
         spread = NORMAL * np.sqrt(np.maximum(variance, 0)) / np.abs(share * np.log(share))
         low, high = share ** np.exp(spread), share ** np.exp(-spread)
-    undefined = (share <= 0) | (share >= 1)
-    low[undefined] = high[undefined] = np.nan
     return _filled(Curve(moments, share, low, high, at_risk, len(when), int(own.sum())))
 
 
