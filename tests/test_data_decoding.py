@@ -159,9 +159,9 @@ def test_a_picture_is_turned_upright(tmp_path: Path, orientation: int, form: str
     upright = COLOUR.repeat(16, 0).repeat(16, 1)  # JPEG's blocks
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(form, {})
+    lossless: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
-    found = pixels(encoded(stored, form, exif=exif, **options), tmp_path / "a.jpg")
+    found = pixels(encoded(stored, form, exif=exif, **lossless.get(form, {})), tmp_path / "a.jpg")
     assert found.shape == upright.shape
     assert np.abs(found.astype(int) - upright).max() <= (4 if form == "JPEG" else 0)
 
