@@ -334,11 +334,24 @@ def test_a_folder_without_one_readable_image_is_refused_even_then(folder: Path) 
         take(load(folder, corrupt="skip"), 1)
 
 
-def test_grey_palette_and_transparent_images_become_rgb(folder: Path) -> None:
-    for i, mode in enumerate(("L", "P", "RGBA", "CMYK")):
-        path = folder / "train" / "class_0" / f"train_{i:03}.jpg"
-        Image.open(path).convert(mode).save(path, format="TIFF" if mode == "CMYK" else "PNG")
-    assert len(take(load(folder), 4)) == 4
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_without_one_right_picture_is_refused_by_what_it_is(folder: Path, workers: int) -> None:
+    """Which kinds those are is told in test_data_decoding.py."""
+    path = folder / "train" / "class_0" / "train_000.jpg"
+    Image.new("RGBA", (40, 40), (1, 2, 3, 4)).save(path, format="PNG")
+    with pytest.raises(InputError, match=f"{path}: cannot be read as an image: 1600 of 1600 pixels are transparent"):
+        take(load(folder, workers=workers), 4)
+
+
+def test_the_views_are_those_of_the_upright_image(folder: Path) -> None:
+    path = folder / "val" / "class_0" / "val_000.jpg"
+    upright = Image.open(path).convert("RGB")  # wide
+    upright.save(path, format="PNG")
+    expected = load(folder).held_out[slice(0, 1)][0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, format="PNG", exif=exif)
+    assert torch.equal(load(folder).held_out[slice(0, 1)][0], expected)
 
 
 # Folders that are not as they should be, told before anything is decoded.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models import Network, build_model, load_timm_weights
-from harness.models.weights import timm_keys
+from harness.models import Network, build_model, load_weights
+from tests.foreign import keys_of
 
 timm = pytest.importorskip("timm")
 
@@ -36,7 +36,7 @@ def pair(ours: str, theirs: str, size: int) -> tuple[Network, nn.Module, Tensor]
     for norm in norms:
         norm.momentum = 0.1
     model = build_model(ours, num_classes=20, image_size=size, dropout_keep=1.0)
-    load_timm_weights(model, reference.state_dict())
+    load_weights(model, reference.state_dict())
     return model, reference, images
 
 
@@ -55,7 +55,7 @@ def test_outputs_and_gradients_equal_timms(ours: str, theirs: str, size: int) ->
     weights = torch.randn_like(theirs_out)
     (theirs_out * weights).sum().backward()
     (ours_out * weights).sum().backward()
-    keys, parameters = timm_keys(model), dict(reference.named_parameters())
+    keys, parameters = keys_of(model, "timm"), dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
         gradient = parameters[keys[name]].grad
         assert gradient is not None and parameter.grad is not None
@@ -71,22 +71,42 @@ def test_outputs_and_gradients_equal_timms(ours: str, theirs: str, size: int) ->
 def test_every_tensor_of_timms_is_used_once(ours: str, theirs: str, count: int) -> None:
     reference = timm.create_model(theirs)
     model = build_model(ours, num_classes=1000, image_size=299)
-    keys, own, timms = timm_keys(model), model.state_dict(), reference.state_dict()
+    keys, own, timms = keys_of(model, "timm"), model.state_dict(), reference.state_dict()
     assert len(keys) == count
     assert sorted(keys.values()) == sorted(timms)
     assert sorted(keys) == sorted(own)
     assert all(own[key].shape == timms[keys[key]].shape for key in keys)
 
 
-def test_inception_v3_with_its_auxiliary_head_too() -> None:
+@pytest.mark.parametrize("size", [299, 347])
+def test_inception_v3_with_its_auxiliary_head_too(size: int) -> None:
+    """At 347x347 the head's 5x5 layer leaves 2x2 positions, whose mean it takes."""
     torch.manual_seed(0)
     reference = timm.create_model("inception_v3", num_classes=20, aux_logits=True)
-    model = build_model("inception_v3", num_classes=20, image_size=299, aux_head=True, dropout_keep=1.0)
-    load_timm_weights(model, reference.state_dict())
-    images = torch.randn(2, 3, 299, 299)
+    model = build_model("inception_v3", num_classes=20, image_size=size, aux_head=True, dropout_keep=1.0)
+    load_weights(model, reference.state_dict())
+    images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         for ours, theirs in zip(model(images, with_aux=True), reference.train()(images), strict=True):
             assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_below_299_the_auxiliary_heads_layer_is_as_large_as_the_pooled_map_and_timms_does_not_fit() -> None:
+    with torch.device("meta"):
+        reference = timm.create_model("inception_v3", num_classes=20, aux_logits=True)
+        model = build_model("inception_v3", num_classes=20, image_size=298, aux_head=True)
+        with pytest.raises(
+            ValueError, match=r"1 of another shape: AuxLogits\.conv1\.conv\.weight is .*5, 5\), not .*4, 4\)"
+        ):
+            load_weights(model, reference.state_dict())
+
+
+def test_a_network_without_an_auxiliary_head_leaves_timms_unread() -> None:
+    with torch.device("meta"):
+        weights = timm.create_model("inception_v3", num_classes=10, aux_logits=True).state_dict()
+    model = build_model("inception_v3", num_classes=10, image_size=75)
+    load_weights(model, {key: torch.full_like(tensor, 0.5, device="cpu") for key, tensor in weights.items()})
+    assert bool((model.classifier.weight == 0.5).all())
 
 
 @pytest.mark.parametrize(
@@ -100,19 +120,23 @@ def test_inception_v3_with_its_auxiliary_head_too() -> None:
 def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_loaded(change: dict[str, str], says: str) -> None:
     model = build_model("inception_resnet_v2_released", num_classes=10, image_size=75, width=0.125)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    weights = {timm: torch.rand_like(before[own].float()) for own, timm in timm_keys(model).items()}
+    weights = {timm: torch.rand_like(before[own].float()) for own, timm in keys_of(model, "timm").items()}
     weights |= {key: torch.zeros(7) for key in (change.get("add"), change.get("reshape")) if key}
     weights.pop(change.get("remove", ""), None)
     with pytest.raises(ValueError, match=says):
-        load_timm_weights(model, weights)
+        load_weights(model, weights)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [
-        ("inception_resnet_v2", {}, "timm has no inception_resnet_v2; it has inception_resnet_v2_released, "),
-        ("inception_resnet_v2_released", {"stem": "small"}, "has the paper's stem"),
+        (
+            "inception_resnet_v2",
+            {},
+            "none of its 1306 tensors has a name .*are known for inception_resnet_v1_released, ",
+        ),
+        ("inception_resnet_v2_released", {"stem": "small"}, "none of its 1306 .*have the paper's stem"),
         ("inception_resnet_v2_released", {"width": 0.5}, "of another shape: conv2d_1a.conv.weight is"),
         ("inception_resnet_v2_released", {"repeats": [10, 20, 9]}, r"left over: repeat_2\.8\.branch0\.conv\.weight"),
         ("inception_resnet_v2_released", {"repeats": [10, 20, 11]}, r"missing: repeat_2\.9\.branch0\.conv\.weight"),
@@ -120,7 +144,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_loaded(change: di
         ("inception_resnet_v2_released", {"up_projection_bias": "off"}, r"left over: repeat\.0\.conv2d\.bias"),
         ("inception_resnet_v2_released", {"batch_norm": "after_sum"}, r"missing: stages\.0\.0\.sum_norm\.weight"),
         ("inception_resnet_v2_released", {"residual_scale": "learned"}, "missing: stages.0.0.residual_sum.scale"),
-        ("inception_resnet_v2_released", {"aux_head": True}, "timm has none"),
+        ("inception_resnet_v2_released", {"aux_head": True}, r"missing: aux_head\.reduce\.conv\.weight"),
     ],
 )
 def test_a_network_unlike_timms_is_refused(name: str, fields: dict[str, Any], says: str) -> None:
@@ -128,4 +152,4 @@ def test_a_network_unlike_timms_is_refused(name: str, fields: dict[str, Any], sa
         weights = timm.create_model("inception_resnet_v2", num_classes=10).state_dict()
         model = build_model(name, num_classes=10, image_size=299, **fields)
         with pytest.raises(ValueError, match=says):
-            load_timm_weights(model, weights)
+            load_weights(model, weights)

@@ -13,6 +13,7 @@ from harness.architectures.size import Size, network_size
 from harness.architectures.table import (
     ARCHITECTURES,
     AUX_FILTERS,
+    AUX_KERNEL,
     AUX_LOSS_WEIGHT,
     AUX_POOL,
     AUX_STAGE,
@@ -25,6 +26,7 @@ from harness.architectures.widths import out_grid, out_width, scale_filters, str
 __all__ = [
     "ARCHITECTURES",
     "AUX_FILTERS",
+    "AUX_KERNEL",
     "AUX_LOSS_WEIGHT",
     "AUX_POOL",
     "AUX_STAGE",

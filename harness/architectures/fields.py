@@ -93,8 +93,8 @@ class ModelConfig(Strict):
     aux_head: bool | None = None
     """Auxiliary classifier on the second stage's output, in training only, its loss times 0.4 (released nets)."""
     weights: PathText | None = None
-    """Local file of initial weights, of this network or of timm's: safetensors, or torch's with tensors only. A
-    relative path counts from the working directory."""
+    """Local file of initial weights, of this network or of the same one in timm, torchvision, facenet-pytorch or Keras:
+    safetensors, torch's with tensors only, HDF5 or .npz. A relative path counts from the working directory."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the file `weights`, filled in when left out. It, not the path, is part of the run's identity."""
 

@@ -221,6 +221,8 @@ AUX_STAGE = 1
 """Index of the stage whose output the auxiliary head reads."""
 AUX_POOL = 5
 """Kernel of the auxiliary head's average pooling (stride 3, valid): the smallest grid that it can read."""
+AUX_KERNEL = 5
+"""Kernel of the auxiliary head's second convolution: the whole pooled map of a 299x299 image."""
 AUX_FILTERS = (128, 768)
 """Filters of the auxiliary head's two convolutions."""
 AUX_LOSS_WEIGHT = 0.4

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.config import DataConfig
+from harness.data.decoding import read_rgb
 from harness.data.listing import Listing, Policy
 from harness.data.order import RANDOM_VIEWS, BatchOrder, chance
 from harness.data.part import Batch
@@ -93,8 +94,7 @@ class Reader(TorchDataset[Read]):
             position %= len(self.listing)
             path = self.listing.path(position)
             try:
-                with Image.open(path) as file:
-                    image = file.convert("RGB")
+                image = read_rgb(path)
             except Exception as error:  # a damaged file can fail in any way
                 problems.append(f"{path}: cannot be read as an image: {error}")
                 continue

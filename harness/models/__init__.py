@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.models.network import Network, build_model
     from harness.models.summary import Summary, summarise
-    from harness.models.weights import load_timm_weights, load_weights
+    from harness.models.weights import load_weights
 
-__all__ = ["Network", "Summary", "build_model", "load_timm_weights", "load_weights", "summarise"]
+__all__ = ["Network", "Summary", "build_model", "load_weights", "summarise"]
 
 _HOME = {
     "Network": "harness.models.network",
     "Summary": "harness.models.summary",
     "build_model": "harness.models.network",
-    "load_timm_weights": "harness.models.weights",
     "load_weights": "harness.models.weights",
     "summarise": "harness.models.summary",
 }

@@ -18,22 +18,25 @@ from harness.models.layers import ConvLayer, GlobalAveragePool, ResidualSum, Sty
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the second stage's output (TF-slim): 5x5/3 mean, 1x1 128, one layer over the whole map 768, linear.
+    """Classifier on the second stage's output (TF-slim): 5x5/3 mean, 1x1 128, 5x5 768, mean over positions, linear.
 
-    (N, C, H, W) -> (N, classes). `grid`: height and width of its input.
+    (N, C, H, W) -> (N, classes). `grid`: height and width of its input. At 299x299 the 5x5 layer covers the whole
+    pooled map. For larger images it stays 5x5, and the mean is torchvision's (slim's layer grows with the map), so that
+    released weights fit. For smaller images torchvision's head fails; here the layer is as large as the pooled map, and
+    released weights do not fit.
     """
 
     def __init__(self, in_width: int, num_classes: int, grid: int, factor: float, style: Style) -> None:
         super().__init__()
         self.pool = nn.AvgPool2d(architectures.AUX_POOL, 3)
         narrow, wide = (architectures.scale_filters(filters, factor) for filters in architectures.AUX_FILTERS)
-        rest = (grid - architectures.AUX_POOL) // 3 + 1
+        kernel = min(architectures.AUX_KERNEL, (grid - architectures.AUX_POOL) // 3 + 1)
         self.reduce = ConvLayer(in_width, narrow, (1, 1), style)
-        self.whole_map = ConvLayer(narrow, wide, (rest, rest), style, valid=True)
+        self.whole_map = ConvLayer(narrow, wide, (kernel, kernel), style, valid=True)
         self.classifier = nn.Linear(wide, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = self.classifier(self.whole_map(self.reduce(self.pool(x))).flatten(1))
+        out: Tensor = self.classifier(self.whole_map(self.reduce(self.pool(x))).mean(dim=(2, 3)))
         return out
 
 
