@@ -152,7 +152,9 @@ def missing_files(document: Document) -> Iterator[str]:
         name = name.rstrip(".-")
         if (name.split("/")[0] in ROOMS and "/" in name) or Path(name.rstrip("/")).suffix in KINDS:
             sought = PLACEHOLDERS.sub("*", name).rstrip("/")
-            if not (exists(ROOT, sought) or exists(document.folder, sought) or sought in {path.name for path in files()}):
+            if not (
+                exists(ROOT, sought) or exists(document.folder, sought) or sought in {path.name for path in files()}
+            ):
                 yield name
     for title in re.findall(r"\b(?!YAML)([A-Z]{4,}) \d+\.\d", text):  # a section of a document, and no version of YAML
         if not any(path.name == f"{title}.md" for path in files()):
