@@ -1,4 +1,4 @@
-"""Died, collapsed, diverged or survived, and how each is decided. Words: SCIENCE.md, "Words".
+"""Died, collapsed, diverged or survived, and how each is decided. Words: experiments/QUESTION.md, "Words".
 
 The checks belong to training. A cheap reading of the training batch comes first; the probe set is read only when that
 reading says that at least `SCREEN` of the pre-pool units carry nothing. Step s means: after s updates of the weights.

@@ -27,6 +27,7 @@ def git_revision() -> str | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # not that of a repository around a wheel
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""The claims of SCIENCE.md as declared objects: what each needs, the rule that decides it, and what results say.
+"""The claims of QUESTION.md as declared objects: what each needs, the rule that decides it, and what results say.
 
 from analysis import claims, results
 findings = claims.judge(claims.CLAIMS, results.read_all(["experiments/results/filters", ...]))

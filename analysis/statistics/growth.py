@@ -1,7 +1,7 @@
 """How the stream's variance grows at initialisation, over the blocks of a stage and with the residual scale alpha.
 
 A branch that is normalised adds a constant times alpha^2 at every block, so that the variance less that at the
-stage's start is proportional to L * alpha^2 (F2 in SCIENCE.md; Brock et al. 2101.08692). A line through the origin says
+stage's start is proportional to L * alpha^2 (F2, QUESTION.md; Brock et al. 2101.08692). A line through the origin says
 how much of the growth that explains; a power of L times a power of alpha^2 tells the two apart, both exponents being 1
 where the statement holds.
 """

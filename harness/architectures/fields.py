@@ -89,7 +89,7 @@ class ModelConfig(Strict):
     dropout_keep: PositiveShare | None = None
     """Share of pooled features that dropout keeps in training, 1 = no dropout."""
     figure_order: bool | None = None
-    """Kernel order as the paper's figures print it where the released code differs (ARCHITECTURES 1.6)."""
+    """Kernel order as in the paper's figures where the released code differs (harness/architectures/README.md)."""
     aux_head: bool | None = None
     """Auxiliary classifier on the second stage's output, in training only, its loss times 0.4 (released nets)."""
     weights: PathText | None = None

@@ -69,7 +69,7 @@ V1_STEM = (  # Fig. 14
     "3x3 192 V",
     "3x3 256/2 V",
 )
-V4_STEM = (  # Fig. 3, the strides of its last module added (ARCHITECTURES 1.6)
+V4_STEM = (  # Fig. 3, the strides of its last module added (harness/architectures/README.md)
     "3x3 32/2 V",
     "3x3 32 V",
     "3x3 64",
@@ -165,7 +165,7 @@ ARCHITECTURES: Mapping[ArchitectureName, Architecture] = {
         kind="inception",
         stages=(
             Stage(("1x1 96 ; 1x1 64, 3x3 96 ; 1x1 64, 3x3 96, 3x3 96 ; avgpool, 1x1 96",), 4),  # Fig. 4
-            Stage(  # Fig. 5, its second 1x7 of the third branch read as 7x1 (ARCHITECTURES 1.6)
+            Stage(  # Fig. 5, its second 1x7 of the third branch read as 7x1 (harness/architectures/README.md)
                 (
                     "1x1 384 ; 1x1 192, 1x7 224, 7x1 256 ; "
                     "~1x1 192, 7x1 192, 1x7 224, 7x1 224, 1x7 256 ; avgpool, 1x1 128",

@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.models.network import Network, build_model
+    from harness.models.build import build_model
+    from harness.models.network import Network
     from harness.models.summary import Summary, summarise
     from harness.models.weights import load_weights
 
@@ -15,7 +16,7 @@ __all__ = ["Network", "Summary", "build_model", "load_weights", "summarise"]
 _HOME = {
     "Network": "harness.models.network",
     "Summary": "harness.models.summary",
-    "build_model": "harness.models.network",
+    "build_model": "harness.models.build",
     "load_weights": "harness.models.weights",
     "summarise": "harness.models.summary",
 }

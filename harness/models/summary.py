@@ -13,7 +13,8 @@ from harness import architectures
 from harness.architectures import DeathEvent
 from harness.config import ModelConfig
 from harness.located import InputError
-from harness.models.network import Network, configured
+from harness.models.build import configured
+from harness.models.network import Network
 
 
 @dataclass(frozen=True)

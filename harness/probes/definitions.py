@@ -1,4 +1,4 @@
-"""What the words mean: pure functions of an activation of shape (N, C, H, W). Source: SCIENCE.md, "Words".
+"""What the words mean: pure functions of an activation of shape (N, C, H, W). Source: experiments/QUESTION.md, "Words".
 
 A position is active when its value is not exactly zero. NaN is not zero, so it counts as active.
 """
