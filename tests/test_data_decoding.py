@@ -139,7 +139,7 @@ def test_of_a_jpeg_with_previews_the_first_picture_counts(tmp_path: Path) -> Non
     assert np.array_equal(pixels(content, tmp_path / "a.jpg"), np.asarray(Image.open(io.BytesIO(content))))
 
 
-# How the camera was held (EXIF 2.32, tag 274): where the picture's first row and first column lie.
+# How the camera was held (EXIF's tag 274): where the picture's first row and first column lie.
 
 STORED = {
     1: lambda upright: upright,

@@ -180,7 +180,7 @@ def test_what_cannot_be_evaluated_says_why(run: Path, tmp_path: Path) -> None:
         (out, {}, r"not a run directory \(no config.json\); it holds the runs .*runs/abc"),
         (begun.path, {}, "no checkpoint yet"),
         (file, {}, "needs its network and data"),
-        (file, {"settings": tiny()}, r"weights\.pt: .*refused"),
+        (file, {"settings": tiny()}, r"weights\.pt: a text, which begins 'nonsense'"),
     ]
     for path, settings, message in cases:
         with pytest.raises(InputError, match=message):
