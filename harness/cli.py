@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from harness import __version__
-from harness.located import InputError
+from harness.located import InputError, shortened
 from harness.plain import plain, shown
 from harness.streams import lenient_streams, lost_output
+from harness.strict import MAX_COUNT, MAX_FACTOR, MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from analysis.claims import Finding
 
+MOST_DRAWN = 10_000_000
+"""Steps of a schedule that are drawn."""
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
@@ -158,8 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     models = command(
         "models", _models, "show the table of architectures", "harness models --width 0.125 --image-size 32"
     )
-    models.add_argument("--width", type=float, default=1.0, help="factor on all filters (default: %(default)s)")
-    models.add_argument("--image-size", type=_count, help="pixels (default: each architecture's own)")
+    models.add_argument("--width", type=_factor, default=1.0, help="factor on all filters (default: %(default)s)")
+    models.add_argument("--image-size", type=_pixels, help="pixels (default: each architecture's own)")
     models.add_argument("--num-classes", type=_count, help="classes (default: each architecture's own)")
 
     bench = command("bench", lambda options: options.measure(options), "measure a cost", "harness bench overhead FILE")
@@ -221,10 +224,28 @@ def _add_wandb(parser: argparse.ArgumentParser, help: str = "mirror to wandb", d
     )
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number >= 1")
+def _count(text: str, limit: int = MAX_COUNT) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= limit:
+        raise argparse.ArgumentTypeError(f"found {shortened(text)}; expected a whole number from 1 to {limit}")
+    return number
+
+
+def _pixels(text: str) -> int:
+    return _count(text, MAX_IMAGE_SIZE)
+
+
+def _factor(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= MAX_FACTOR:
+        expected = f"a number above 0 and up to {MAX_FACTOR:g}"
+        raise argparse.ArgumentTypeError(f"found {shortened(text)}; expected {expected}")
     return number
 
 
@@ -405,13 +426,17 @@ def _schedule(options: argparse.Namespace) -> int:
     from harness.config.command_line import resolve
     from harness.data.check import count_training_images
     from harness.files import write_atomically
-    from harness.optim.schedules import planned_rates
+    from harness.optim.schedules import Length, planned_rates
 
     kind = options.out.suffix.removeprefix(".")
     if kind not in ("png", "svg"):
         raise InputError([f"--out: {options.out}: allowed: .png, .svg"])
     config = resolve(options.settings)
-    rates, words = planned_rates(config, count_training_images(config.data))
+    images = count_training_images(config.data)
+    steps = Length.of(config, images).steps
+    if steps > MOST_DRAWN:
+        raise InputError([f"train: {steps} steps are too many to draw; at most {MOST_DRAWN}"])
+    rates, words = planned_rates(config, images)
     write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
     console.print(shown(f"{words}\n{options.out}"))
     return DONE

@@ -13,6 +13,8 @@ MAX_WHOLE = 2**63 - 1
 """The largest seed: what a table's column of whole numbers holds."""
 MAX_COUNT = 10**9
 """The largest number of things: of steps, of images, of steps between two readings."""
+MAX_IMAGE_SIZE = 16_384
+"""Height and width in pixels."""
 MAX_FACTOR = 1000.0
 """The largest factor on a number of things."""
 MAX_NUMBER = 1e9

@@ -285,3 +285,30 @@ def test_a_run_at_the_limits_ends_and_is_indexed(
     assert main(command) == 0
     assert main(["status", str(tmp_path), "--json"]) == 0
     assert '"finished": 1' in capsys.readouterr().out
+
+
+# -- options --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models", "--width", "1e308"], "found 1e308; expected a number above 0 and up to 1000"),
+        (["models", "--width", "nan"], "found nan; expected a number above 0"),
+        (["models", "--width", "x"], "found x; expected a number above 0"),
+        (["models", "--image-size", "9" * 30], "; expected a whole number from 1 to 16384"),
+        (["models", "--num-classes", "9" * 5000], "; expected a whole number from 1 to 1000000000"),
+        (["models", "--num-classes", "0"], "found 0; expected a whole number from 1"),
+        (["sweep", "x.yaml", "--workers", "1.5"], "found 1.5; expected a whole number from 1"),
+    ],
+)
+def test_options_have_limits_too(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_schedule_too_long_to_draw_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["schedule", "train.steps=1000000000", "--out", str(tmp_path / "x.png")], capsys)
+    assert said == "train: 1000000000 steps are too many to draw; at most 10000000\n"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from harness.strict import (
     MAX_COUNT,
+    MAX_IMAGE_SIZE,
     Decay,
     NonNegativeFloat,
     PathText,
@@ -20,8 +21,6 @@ from harness.strict import (
     one_message,
 )
 
-MAX_IMAGE_SIZE = 16_384
-"""Height and width in pixels."""
 MAX_PROCESSES = 4096
 """Of one run: threads, or processes that decode images."""
 Window = Annotated[int, Field(ge=1, le=100_000)]

@@ -15,6 +15,12 @@ class Length:
     steps: int
     steps_per_epoch: int
 
+    @classmethod
+    def of(cls, config: RunConfig, training_images: int) -> Length:
+        """The length of a run on so many training images; the incomplete last batch of an epoch is left out."""
+        steps_per_epoch = training_images // config.data.batch_size
+        return cls(config.train.steps or (config.train.epochs or 0) * steps_per_epoch, steps_per_epoch)
+
 
 def learning_rate(optim: OptimConfig, step: int, length: Length, switch_step: int | None = None) -> float:
     """The learning rate of update number `step`, counted from 0.
@@ -61,8 +67,7 @@ def planned_rates(config: RunConfig, training_images: int) -> tuple[list[float],
     A two-phase warm-up is drawn as ending at the first check that could end it; when it will is not known beforehand.
     """
     optim = config.optim
-    steps_per_epoch = training_images // config.data.batch_size
-    length = Length(config.train.steps or (config.train.epochs or 0) * steps_per_epoch, steps_per_epoch)
+    length = Length.of(config, training_images)
     words = f"{optim.name}, lr {optim.lr:g}, schedule {optim.schedule.name}"
     if optim.schedule.name == "exponential":
         words += f" (times {optim.schedule.rate:g} every {optim.schedule.every} {optim.schedule.unit})"
@@ -72,5 +77,5 @@ def planned_rates(config: RunConfig, training_images: int) -> tuple[list[float],
         words += f" for {optim.warmup.steps} steps" if optim.warmup.steps else ""
     if optim.warmup.name == "two_phase":
         words += f", which ends when the training error falls below {optim.warmup.threshold:g}: drawn at its earliest"
-    words += f"; {steps_per_epoch} steps an epoch"
+    words += f"; {length.steps_per_epoch} steps an epoch"
     return [learning_rate(optim, step, length, switch_step) for step in range(length.steps)], words

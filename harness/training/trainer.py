@@ -77,11 +77,10 @@ class Trainer:
         averaging = train.averaging
         average = None if averaging.decay is None else Average(model, averaging.decay, averaging.bias_correction)
         optimizer = build_optimizer(model, config.optim)
-        steps_per_epoch = len(data.train) // config.data.batch_size
         return cls(
             config=config,
             device=device,
-            length=Length(train.steps or (train.epochs or 0) * steps_per_epoch, steps_per_epoch),
+            length=Length.of(config, len(data.train)),
             model=model,
             eager=eager,
             network=torch.compile(eager) if train.compile else eager,
