@@ -70,7 +70,7 @@ def prepare(out: Path, sweep: Sweep) -> None:
     try:
         held = store.take_for(out, sweep.text)
     except OSError as error:
-        raise InputError([f"--out: {explain_system(error)}"]) from None
+        raise InputError([f"{out}: cannot be written: {explain_system(error)}"]) from None
     if held == sweep.text:
         return
     ids = {config.run_id for config in expand(held, str(out / "sweep.yaml")).configs}
