@@ -18,7 +18,7 @@ _LINES = {
 
 
 def warning_curve(table: pd.DataFrame) -> Figure:
-    """How well death is predicted against the step of the prediction, from the table of `early_warning`."""
+    """How well death is predicted against the step of the prediction, from the table of `early_warning.by_step`."""
     named = dict(zip(_LINES, reversed(style.looks(len(_LINES))), strict=True))
     looks = {name: look for name, look in named.items() if table[name].notna().any()}
     n = f"{table['n'].max():.0f} runs of {table['groups'].max():.0f} cells"
