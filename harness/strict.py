@@ -17,9 +17,11 @@ MAX_IMAGE_SIZE = 16_384
 """Height and width in pixels."""
 MAX_FACTOR = 1000.0
 """The largest factor on a number of things."""
-MAX_NUMBER = 1e9
+MAX_NUMBER = 1e30
 MIN_NUMBER = 1e-30
-"""The numbers between: in them and in products of three of them single precision neither overflows nor vanishes."""
+"""The numbers between: single precision holds them with room to spare."""
+LARGEST_SINGLE = 3.4e38
+"""What single precision holds."""
 
 
 def _one_zero(value: float) -> float:

@@ -112,7 +112,9 @@ def write_weights(folder: Path) -> None:
         (["train.sync_batch_norm=true"], "train.sync_batch_norm: needs GPUs"),
         (["compute.device=auto", "train.precision=tf32"], "train.precision: tf32 needs a GPU"),
         (["optim.name=adam", "optim.betas=[1, 1]"], "optim.betas: found [1, 1]; expected two numbers >= 0 and below 1"),
-        (["optim.lr=1.0e+39"], "optim.lr: found 1e+39; expected at most 1000000000"),
+        (["optim.lr=1.0e+39"], "optim.lr: found 1e+39; expected at most 1.0e+30"),
+        (["optim.lr=1.0e+30", "optim.up_projection_lr=1.0e+9"], "optim.lr: with its factors the largest learning rate is 1e+39"),
+        (["optim.name=adam", "optim.lr=1.0e+30", "optim.betas=[0.9999999999, 0.9]"], "optim.lr: with its factors the largest"),
         (["train.steps=null", "train.epochs=1", "data.batch_size=64", "optim.warmup={name: constant, lr: 0.1, steps: 22}"],
          "optim.warmup.steps: 22 is not below the 22 steps of 1 epochs"),
         (["model.weights=wider.pt"], "model.weights: wider.pt: the weights do not fit this network"),
@@ -263,9 +265,9 @@ LARGEST = [
     "probes.probe_set_every=1000000000", "compute.checkpoint_every=1000000000",
     "probes.cadence={every: 1000000000, burst_steps: 1000000000}", "probes.preset=blocks",
     "optim.schedule={name: exponential, every: 1000000000, rate: 1.0e-30}",
-    "optim.warmup={name: two_phase, lr: 1.0e+9, window: 100000}", "optim.lr=1.0e+9", "optim.eps=1.0e+9",
-    "optim.weight_decay=1.0e+9", "optim.up_projection_lr=1.0e+9", "optim.clip_norm=1.0e+9", "optim.clip_value=1.0e+9",
-    "model.bn_eps=1.0e+9", "model.residual_scale=1.0e+9", "model.up_projection_init=1.0e+9",
+    "optim.warmup={name: two_phase, lr: 1.0e+30, window: 100000}", "optim.lr=1.0e+30", "optim.eps=1.0e+30",
+    "optim.weight_decay=1.0e+30", "optim.up_projection_lr=1.0e+7", "optim.clip_norm=1.0e+30", "optim.clip_value=1.0e+30",
+    "model.bn_eps=1.0e+30", "model.residual_scale=1.0e+30", "model.up_projection_init=1.0e+30",
 ]  # fmt: skip
 SMALLEST = [
     "seed=0", "optim.lr=1.0e-30", "optim.eps=1.0e-30", "optim.clip_norm=1.0e-30", "optim.clip_value=1.0e-30",

@@ -27,7 +27,7 @@ MAX_MODULES = 1000
 PerStage = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1, max_length=MAX_STAGES)]
 ResidualScale = Annotated[
     NonNegativeFloat | PerStage | Literal["learned"] | None,
-    one_message(f"a number >= 0, a list with one such number per stage, or 'learned'; at most {MAX_NUMBER:.0f}"),
+    one_message(f"a number >= 0, a list with one such number per stage, or 'learned'; at most {MAX_NUMBER:.1e}"),
 ]
 Repeats = Annotated[
     tuple[Annotated[int, Field(ge=0, le=MAX_MODULES)], ...] | None,
@@ -38,7 +38,7 @@ Repeats = Annotated[
 
 UpProjectionInit = Annotated[
     Literal["default", "zero"] | PositiveFloat | None,
-    one_message(f"'default', 'zero' (the initial weights 0), or a factor above 0 and up to {MAX_NUMBER:.0f}"),
+    one_message(f"'default', 'zero' (the initial weights 0), or a factor above 0 and up to {MAX_NUMBER:.1e}"),
 ]
 
 

@@ -24,8 +24,8 @@ from harness.config.defaults import (
     Problem,
     complete,
 )
-from harness.config.sections import ComputeConfig, DataConfig, OptimConfig, ProbesConfig, TrainConfig
-from harness.strict import Seed, Strict
+from harness.config.sections import ComputeConfig, DataConfig, OptimConfig, ProbesConfig, TrainConfig, WarmupConfig
+from harness.strict import LARGEST_SINGLE, Seed, Strict
 
 IDENTITY = ("seed", "model", "data", "optim", "train")
 
@@ -67,6 +67,11 @@ class RunConfig(Strict):
             words = f"the {steps} steps of {self.train.epochs} epochs"
         if warmup.steps is not None and steps is not None and warmup.steps >= steps:
             problems.append((("optim", "warmup", "steps"), f"{warmup.steps} is not below {words}"))
+        if (rate := _largest_rate(optim, warmup)) > LARGEST_SINGLE:
+            beyond = (
+                f"with its factors the largest learning rate is {rate:g}, more than single precision holds (3.4e38)"
+            )
+            problems.append((("optim", "lr"), beyond))
         if images is not None and self.data.batch_size > images:
             problems.append((("data", "batch_size"), f"{self.data.batch_size} is above the {images} training images"))
         if self.data.augment == "inception" and self.data.name != "imagefolder":
@@ -109,6 +114,14 @@ class RunConfig(Strict):
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("run_id", None)
         return copied
+
+
+def _largest_rate(optim: OptimConfig, warmup: WarmupConfig) -> float:
+    """The largest factor that the optimizer puts on anything at its first step."""
+    rate = max(optim.lr, warmup.lr or 0.0) * max(1.0, optim.up_projection_lr, optim.up_projection_bias_lr)
+    if optim.weight_decay_mode == "decoupled":
+        rate *= max(1.0, optim.weight_decay)
+    return rate / (1 - optim.betas[0]) if optim.betas else rate
 
 
 def _weights_digest(path: str | None, expected: str | None) -> tuple[str | None, str | None]:
