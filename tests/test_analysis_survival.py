@@ -139,7 +139,7 @@ ENDS = [10.0, 20, 30, 40, 50, 60], [True, False, True, False, True, False]
     [
         (ENDS[1], [True] + [False] * 5, "one run in a group"),
         (ENDS[1], [False] * 5 + [True], "one run in a group"),
-        ([False] * 6, [True, False] * 3, "no event, so no spread"),
+        ([False] * 6, [True] * 2 + [False] * 4, "no event, so no spread"),
     ],
 )
 def test_a_difference_of_restricted_means_without_a_spread(happened: Any, treated: Any, note: str) -> None:
@@ -157,6 +157,8 @@ def test_two_runs_in_a_group_and_an_event_in_one_are_a_spread(treated: list[bool
     error = 1.959964 * 50 / math.sqrt(8)  # the area beyond 10 is 25; Greenwood's 1 / (2 * 1)
     middle = -25.0 if treated[0] else 25.0
     assert [found.low, found.value, found.high] == pytest.approx([middle - error, middle, middle + error])
+    both = survival.restricted_mean_difference([10, 60, 10, 60], [True, False, True, False], treated, 60)
+    assert [both.low, both.high] == pytest.approx([-error * math.sqrt(2), error * math.sqrt(2)])
     alone = survival.restricted_mean([10, 60], [True, False], 60)
     assert [alone.low, alone.value, alone.high] == pytest.approx([35 - error, 35, 60])
 
@@ -301,6 +303,7 @@ def test_none_died() -> None:
 def test_one_run_has_a_curve_and_no_interval_of_its_mean() -> None:
     curve = survival.kaplan_meier([40], [True])
     assert curve.share.tolist() == [1, 0] and curve.high[-1] == pytest.approx(0.975)
+    assert survival.restricted_mean([40, 40], [False, False], 30).note == "no event, so no spread"
     area = survival.restricted_mean([40], [True], 30)
     assert area.value == 30 and not area.has_interval and area.note == "one run"
     assert survival.logrank([40], [True], ["a"]).note == "one group"
@@ -509,6 +512,8 @@ def test_a_rate_that_changes_is_followed_between_readings_and_kept_after_the_las
     times = survival.times(runs, read, against="cumulative_lr")
     assert times["time"].to_list() == [(20**2 + 30**2) / 2, 60**2]
     assert times["held"].to_list() == [(20**2 + 30**2) / 2, 60**2 + 60 * 140]
+    short = read[(read["run_id"] == "run0001") | (read["step"] <= 30)]
+    assert survival.times(runs, short, against="cumulative_lr")["time"].iloc[0] == (20**2 + 30**2) / 2
     assert set(survival.AGAINST) == {"step", "cumulative_lr"}
 
 

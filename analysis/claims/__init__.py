@@ -1,6 +1,7 @@
 """The claims of QUESTION.md as declared objects: what each needs, the rule that decides it, and what results say.
 
-from analysis import claims, results
+from analysis import claims
+from analysis.frames import results
 findings = claims.judge(claims.CLAIMS, results.read_all(["experiments/results/filters", ...]))
 """
 
