@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,3 +138,23 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
             pass
         assert str(tmp_path) in explain_system(found.value) or tempfile.gettempdir() in explain_system(found.value)
         assert "choose an --out on a local disk" in explain_system(found.value)
+
+
+def test_the_end_that_a_launcher_asks_for_waits_until_a_failure_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.store import RunDirectory
+    from harness.sweep.executors import interruptible
+    from harness.sweep.work import Terminated, failed
+
+    record = RunDirectory.fail
+
+    def interrupted(run: RunDirectory, *what: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        record(run, *what)
+
+    monkeypatch.setattr(RunDirectory, "fail", interrupted)
+    run = RunDirectory(tmp_path / "run")
+    with interruptible(), pytest.raises(Terminated):
+        failed(run, RuntimeError("a peer has died"))
+    assert run.failure() == "RuntimeError: a peer has died"

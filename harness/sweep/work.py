@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -113,10 +116,27 @@ def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -
     if distributed.world_size() > 1:
         reason = f"rank {distributed.rank()}: {reason}"
     try:
-        run.fail(reason, "".join(traceback.format_exception(error)))
+        with _held_back():
+            run.fail(reason, "".join(traceback.format_exception(error)))
     except OSError as problem:
         reason += f" (and its failure could not be written: {explain_system(problem)})"
     return Report(run.run_id, "failed", reason, notes=tuple(notes))
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Let SIGTERM wait for the end of the block: torchrun sends it just when a rank records that another has died."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _follow(task: Task, run: RunDirectory) -> Report:
