@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -301,18 +302,26 @@ def _status(options: argparse.Namespace) -> int:
         time.sleep(2)
 
 
-def _report(options: argparse.Namespace) -> int:
+@contextlib.contextmanager
+def _damage_said() -> Iterator[None]:
+    """Say on stderr what the analysis leaves out. Warnings of libraries are for developers and stay unsaid."""
     import warnings
 
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        print(plain(warning.message), file=sys.stderr)
+
+
+def _report(options: argparse.Namespace) -> int:
     from analysis.report.report import compose
     from harness.sweep.run import sweep_of
 
     sweep = sweep_of(options.dir)
-    with warnings.catch_warnings(record=True) as damaged:
-        warnings.simplefilter("always")
+    with _damage_said():
         report = compose(options.dir, sweep.configs)
-    for warning in damaged:
-        print(plain(warning.message), file=sys.stderr)
     console.print(shown(f"report: {report.save()}"))
     if options.wandb != "disabled":
         from harness.sinks.wandb import log_report
@@ -323,19 +332,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    import warnings
-
     from analysis.claims import CLAIMS, judge, scoreboard
     from analysis.frames.results import read_all
     from analysis.report.findings import save
     from harness import shipped
     from harness.sweep.run import sweep_of
 
-    with warnings.catch_warnings(record=True) as damaged:
-        warnings.simplefilter("always")
+    with _damage_said():
         results = read_all(options.dirs or shipped.results(), lambda folder: sweep_of(folder).configs)
-    for warning in damaged:
-        print(plain(warning.message), file=sys.stderr)
     if options.save is not None:
         for each in results.values():
             print(plain(f"saved: {save(each, options.save)}"), file=sys.stderr)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,21 @@ def test_evaluations_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_pat
     run.file("evaluations.json").write_text(content)
     text = report.write(tmp_path).read_text(encoding="utf-8")
     assert "evaluations.json: damaged" in text and run.run_id in text
+
+
+def test_the_command_says_what_is_left_out_and_no_librarys_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.cli import main
+
+    compose = report.compose
+
+    def warning(*arguments: Any) -> Any:
+        warnings.warn("copy is deprecated", DeprecationWarning, stacklevel=1)
+        warnings.warn("1 damaged run left out", UserWarning, stacklevel=1)
+        return compose(*arguments)
+
+    write_run(tmp_path, config(), died(40))
+    monkeypatch.setattr(report, "compose", warning)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "1 damaged run left out\n"
