@@ -192,7 +192,7 @@ def test_layers_that_some_passes_lack_are_merged_over_the_others() -> None:
 
 def test_shapes_may_change_from_one_pass_to_the_next() -> None:
     model = nn.Sequential(*[nn.ReLU() for _ in range(5)])
-    with observe(model, "*", every=1) as probe:
+    with observe(model, "*", every=1, unit_axis=1) as probe:
         for size in range(2, 40):
             x = torch.arange(3.0)[:, None, None].expand(2, 3, size, 4) * size
             model(x.contiguous(memory_format=torch.channels_last) if size % 2 else x)
@@ -341,9 +341,8 @@ def test_nothing_reaches_the_host_before_the_step_is_over() -> None:
             logits = train.model(images)
             logits.square().sum().backward()
             train.optimizer.step()
-            with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-                probe.take()
-            probe._forget()
+            with pytest.warns(ProbeWarning, match="making a row failed.*Cannot copy out of meta tensor"):
+                assert probe.take() == []
 
 
 # -- what is handed out ------------------------------------------------------------------------------------------------
@@ -436,20 +435,21 @@ def test_tuples_and_mappings_are_read_by_their_index_or_key() -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (3, "layer/part: int holds no tensor with units; observe a module inside it"),
-        ({"a": [torch.zeros(2, 2)]}, "layer/part: dict holds no tensor with units"),
-        (torch.zeros(()), r"layer/part: a tensor \(\) of torch.float32 has no units"),
+        (3, "layer/part: not read: int holds no tensor with units; observe a module inside it"),
+        ({"a": [torch.zeros(2, 2)]}, "layer/part: not read: dict holds no tensor with units"),
+        (torch.zeros(()), r"layer/part: not read: a tensor \(\) of torch.float32 has no units"),
         (torch.zeros(2, 2, dtype=torch.long), "of torch.int64 has no units"),
     ],
 )
-def test_an_output_without_units_is_refused(output: Any, message: str) -> None:
+def test_an_output_without_units_is_left_out_with_a_word(output: Any, message: str) -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Any:
             return output
 
     model = Model(Odd())
-    with observe(model, "part"), pytest.raises(TypeError, match=message):
+    with pytest.warns(ProbeWarning, match=message), observe(model, "part") as probe:
         model(torch.zeros(2, 3))
+    assert probe.rows == [] and len(probe.notes) == 1
 
 
 def test_a_layer_that_is_never_called_is_named() -> None:
@@ -459,8 +459,8 @@ def test_a_layer_that_is_never_called_is_named() -> None:
     with observe(model, "full") as probe:
         model(torch.zeros(2, 3))
     assert probe.layers == ("layer/part",)
-    assert probe.notes == ["layer/never: never was not called in the forward pass; nothing is read there"]
-    with observe(model, "never"), pytest.raises(RuntimeError, match="none of the 1 observed layers was called"):
+    assert probe.notes == ["layer/never: never was not called in a forward pass that was read"]
+    with pytest.warns(ProbeWarning, match="none of the observed layers was called"), observe(model, "never"):
         model(torch.zeros(2, 3))
 
 
@@ -474,7 +474,7 @@ def test_a_module_called_without_a_positional_input() -> None:
             return self.part(input=x)
 
     model = Named()
-    with observe(model, "part:input"), pytest.raises(TypeError, match="part is called without a positional input"):
+    with pytest.warns(ProbeWarning, match="called without a positional input"), observe(model, "part:input"):
         model(torch.zeros(2, 3))
 
 

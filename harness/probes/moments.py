@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 EXACT_IN_FLOAT32 = 2**24
 """Whole numbers up to this are exact in float32."""
-_UNITS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 
 
 class Moments(NamedTuple):
@@ -24,20 +23,6 @@ class Moments(NamedTuple):
     total: Tensor
     squares: Tensor
     active: Tensor | None
-
-
-def unit_axis(module: nn.Module, x: Tensor) -> int:
-    """The axis of an activation that numbers its units, if nobody says.
-
-    That of the channels for images (N, C, H, W) and volumes, the last one for (N, C) and for sequences (N, L, C),
-    unless the module is a one-dimensional convolution, batch-norm or pooling, which make (N, C, L). Linear layers and
-    layer-norms have it last whatever the shape.
-    """
-    if isinstance(module, _UNITS_LAST):
-        return x.ndim - 1
-    if x.ndim == 3:
-        return 1 if type(module).__name__.endswith("1d") else 2
-    return 1
 
 
 def wide(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class ParameterReader:
         self._copies: list[Tensor] = []
         self._read: list[str] = []
         self._sums: list[Tensor] = []
-        self._updated = False
+        self._updated = self._begun = False
 
     @torch.no_grad()
     def before(self) -> None:
@@ -38,6 +38,7 @@ class ParameterReader:
         self._read = [
             label for label, parameter in self._watched.items() if parameter.grad is not None and parameter.numel()
         ]
+        self._begun = True
         weights = [self._watched[label].detach() for label in self._read]
         gradients = [_dense(self._watched[label].grad) for label in self._read]
         self._copies, self._updated = [weight.clone() for weight in weights], False
@@ -57,6 +58,11 @@ class ParameterReader:
                     self._sums += torch.aminmax(values.detach())
 
     @property
+    def read(self) -> bool:
+        """Whether `before` was called for the step, so that `after` can say what it changed."""
+        return self._begun
+
+    @property
     def pending(self) -> Tensor | None:
         """What was read since the last `clear`, doubles on the device; None if there is nothing."""
         if not self._sums:
@@ -69,6 +75,7 @@ class ParameterReader:
     def clear(self) -> None:
         """Forget what was read."""
         self._copies, self._read, self._sums, self._updated = [], [], [], False
+        self._begun = False
 
     def row(self, values: Sequence[float]) -> Row:
         """Named readings from `pending` brought to the host.

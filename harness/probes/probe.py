@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from harness.patterns import suggestion
 from harness.probes.cadence import Cadence
+from harness.probes.copies import keep_out_of_copies
 from harness.probes.definitions import DORMANT_BELOW
-from harness.probes.hooks import ActivationHooks, UnitAxis
+from harness.probes.hooks import ActivationHook, ActivationHooks, UnitAxis
 from harness.probes.parameters import ParameterReader
 from harness.probes.passes import undisturbed
 from harness.probes.readings import READINGS, Units, merge
@@ -66,12 +68,13 @@ def observe(
     readings: names of `harness.probes.readings.READINGS` to keep; all by default.
     sums: which modules are residual sums, called as module(skip, branch); by default those of a class `ResidualSum`.
         A number in their attribute `scale` is alpha; without one the scaled branch is taken as sum - skip.
-    unit_axis: axis that numbers the units, one for all or a function of (name, module); by default see
-        `harness.probes.moments.unit_axis`.
+    unit_axis: axis that numbers the units, one for all or a function of (name, module), whose None is the default: the
+        axis follows from the operations that made the tensor (see `harness.probes.layouts`); a guess is said to be one.
     dormant_below: a unit active on a smaller share of positions than this is dormant, in [0, 1].
 
     A step is a forward pass of `model` in training mode with gradients enabled (or see `optimizer` and `Probe.step`).
-    Evaluation, and forward passes without gradients, are neither counted nor read.
+    Evaluation, forward passes without gradients, and those that a backward pass repeats (activation checkpointing) are
+    neither counted nor read. What cannot be read is left out with a ProbeWarning: nothing is raised into the training.
     Raises ValueError for a `where`, reading or parameter pattern that names nothing.
     """
     if isinstance(model, DataParallel):
@@ -103,6 +106,28 @@ def _unwrap(model: nn.Module) -> tuple[nn.Module, Any]:
             return model, group
 
 
+MOST_PASSES = 64
+"""Forward passes of one step that are read; where no update follows them, readings would pile up."""
+SHOWN_PROBLEMS = 5
+
+
+def _compiled(model: nn.Module) -> bool:
+    """Whether a part of it is compiled, so that its operations cannot be followed."""
+    return any(
+        module.__dict__.get("_compiled_call_impl") is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
+
+
+def _is_instrument(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), ActivationHook | Probe)
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is going on, which repeats the forward passes of checkpointed parts."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 @contextlib.contextmanager
 def _eager(model: nn.Module) -> Iterator[None]:
     """Run a model that was compiled in place without its graphs, so that reading a set adds none to them."""
@@ -124,7 +149,7 @@ class Probe:
     Under torch.compile there are two graphs, one that reads and one that does not. The hooks are part of both, so that
     a model which was compiled and called before has to be compiled anew, by torch.compiler.reset().
 
-    notes: what was asked for by a preset and cannot be read.
+    notes: what could not be read, or is a guess.
     stopwatch: measures `seconds`.
     """
 
@@ -143,14 +168,15 @@ class Probe:
         self._optimizer, self._writer, self._selection = optimizer, writer, selection
         self.stopwatch = Stopwatch()
         self._steps = Steps(cadence, until_update=optimizer is not None)
-        self._hooks = ActivationHooks(selection.points, unit_axis, self.stopwatch)
+        self._hooks = ActivationHooks(core, selection.points, unit_axis, self.stopwatch, follows=not _compiled(root))
         self._parameters = ParameterReader(core, selection.parameters, selection.norms)
         self._stack = contextlib.ExitStack()
         self._passes: list[PackedPass] = []  # of the step that goes on
         self._rows: list[Row] = []
         self._timelines = {"batch": Timeline(), "probe": Timeline()}
         self._layers: tuple[str, ...] = ()
-        self._reading_set = self._inside_graph = False
+        self._reading_set = self._inside_graph = self._updating = False
+        self._seen = Counter[str]()
         self.notes = list(selection.notes)
 
     # -- installation --------------------------------------------------------------------------------------------
@@ -158,13 +184,14 @@ class Probe:
     def __enter__(self) -> Probe:
         for word in self._selection.warnings:
             warnings.warn(word, ProbeWarning, stacklevel=2)
+        self._stack.callback(keep_out_of_copies(self._root, _is_instrument))
         for handle in self._hooks.install():
             self._stack.callback(handle.remove)
         if getattr(self._root, "_compiled_call_impl", None) is not None:  # model.compile() puts hooks into the graph
             self._stack.enter_context(self._around_compiled_call())
         else:
             self._stack.callback(self._root.register_forward_pre_hook(self._before_forward).remove)
-            self._stack.callback(self._root.register_forward_hook(self._after_forward).remove)
+            self._stack.callback(self._root.register_forward_hook(self._after_forward, always_call=True).remove)
         if self._optimizer is not None:
             self._stack.callback(self._optimizer.register_step_pre_hook(self._before_update).remove)
             self._stack.callback(self._optimizer.register_step_post_hook(self._after_update).remove)
@@ -176,9 +203,10 @@ class Probe:
         try:
             if kind is None:
                 self._end_step()
+                self._say_what_never_came()
         finally:
-            self._stack.close()
             self._hooks.disarm()
+            self._stack.close()
             self._forget()
 
     @contextlib.contextmanager
@@ -188,7 +216,7 @@ class Probe:
         def call(*args: Any, **kwargs: Any) -> Any:
             self._before_forward()
             output = compiled(*args, **kwargs)
-            self._after_forward()
+            self._after_forward(self._root, args, output)
             return output
 
         self._root._compiled_call_impl = call
@@ -224,28 +252,113 @@ class Probe:
         if self._reading_set:
             return
         self._hooks.disarm()
-        if not self._core.training or not torch.is_grad_enabled():
+        if not self._core.training:
+            self._seen["eval"] += 1
+        elif not torch.is_grad_enabled():
+            self._seen["no_grad"] += 1
+        elif not _in_backward():
+            self._seen["passes"] += 1
+            if self._steps.next_pass_begins:
+                self._begin_step(self._steps.number + 1)
+            if self._steps.open and self._wants_pass():
+                self._hooks.arm()
+
+    def _wants_pass(self) -> bool:
+        """Whether the pass is of the weights that the step began with, and not one of too many."""
+        if len(self._passes) == MOST_PASSES:
+            self._say(f"a step had more than {MOST_PASSES} forward passes without an update: the first ones are read")
+            return False
+        return not (self._updating and self._passes)  # LBFGS and its like try other weights within one update
+
+    def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not self._hooks.armed or self._reading_set:
             return
-        if self._steps.next_pass_begins:
-            self._begin_step(self._steps.number + 1)
-        if self._steps.open:
-            self._hooks.arm()
+        with self.stopwatch.running(), self._guarded("reading a forward pass"):
+            layers = self._hooks.take()
+            self._say_problems()
+            if output is None:  # it failed
+                return
+            if layers:
+                self._passes.append(pack(layers, self._group))
+            elif not self._seen["problems"]:
+                self._say(
+                    "none of the observed layers was called in a forward pass that was to be read; enter observe() "
+                    "before the first call of a compiled model (or call torch.compiler.reset())"
+                )
 
-    def _after_forward(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling() and self._hooks.armed and not self._reading_set:
-            with self.stopwatch.running():
-                self._passes.append(pack(self._hooks.take(), self._group))
+    def _before_update(self, _: Any, args: Any, kwargs: Any) -> None:
+        self._seen["updates"] += 1
+        self._updating = True
+        if any(map(callable, (*args, *kwargs.values()))):
+            if self._selection.parameters:
+                self._say("the optimizer computes gradients within its step (a closure): they are not read")
+        elif self._steps.open:
+            self._read_gradients()
 
-    def _before_update(self, *_: Any) -> None:
-        if self._steps.open:
-            with self.stopwatch.running():
-                self._parameters.before()
+    def _read_gradients(self) -> None:
+        with self.stopwatch.running(), self._guarded("reading gradients"):
+            self._parameters.before()
 
     def _after_update(self, *_: Any) -> None:
-        if self._steps.open:
-            with self.stopwatch.running():
+        self._updating = False
+        if self._steps.open and self._parameters.read:
+            with self.stopwatch.running(), self._guarded("reading an update"):
                 self._parameters.after()
         self._steps.update()
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    def _say(self, word: str, warn: bool = True) -> None:
+        """Once."""
+        if word not in self.notes:
+            self.notes.append(word)
+            if warn:
+                warnings.warn(word, ProbeWarning, stacklevel=2)
+
+    def _say_problems(self) -> None:
+        problems = {word: asked for word, asked in self._hooks.problems().items() if word not in self.notes}
+        self._seen["problems"] += len(problems)
+        self.notes += problems
+        asked = [word for word, each in problems.items() if each]
+        if asked:
+            more = len(asked) - SHOWN_PROBLEMS
+            words = asked[:SHOWN_PROBLEMS] + ([f"and {more} more, see Probe.notes"] if more > 0 else [])
+            warnings.warn("\n".join(words), ProbeWarning, stacklevel=2)
+
+    @contextlib.contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """A fault of the instruments loses the step's reading, and is said; the training goes on."""
+        try:
+            yield
+        except ProbeWarning:  # the user made an error of it
+            raise
+        except Exception as error:
+            self._forget()
+            self._say(f"{what} failed, so that the step is not read: {type(error).__name__}: {error}")
+
+    def _say_what_never_came(self) -> None:
+        """On leaving: which layers were never called, or why nothing was read at all."""
+        seen = self._seen
+        if self._layers:
+            for point in self._selection.points:
+                if not self._was_called(point.name) and not any(
+                    word.startswith(f"{point.name}:") for word in self.notes
+                ):
+                    word = f"{point.name}: {point.module_name} was not called in a forward pass that was read"
+                    self._say(word, warn=point.asked_for)
+        elif not seen["sets"] and not self.notes and (seen["updates"] or self._hooks.ran or seen["passes"]):
+            if seen["passes"]:
+                why = f"none of the {seen['passes']} forward passes was of a step that was due"
+            elif seen["eval"]:
+                why = f"the model was in eval mode in all {seen['eval']} calls: call model.train()"
+            elif seen["no_grad"]:
+                why = f"all {seen['no_grad']} calls of the model were without gradients"
+            else:
+                why = (
+                    "the model itself was never called: model.forward(x), another method or a part of it goes past its "
+                    "hooks; call model(x), or observe what is called"
+                )
+            self._say(f"nothing was read: {why}")
 
     # -- readings ------------------------------------------------------------------------------------------------
 
@@ -257,18 +370,19 @@ class Probe:
         """Turn what the step left on the device into a row; what still comes of it is not read."""
         steps = self._steps
         if self._inside_graph and not self._passes and (steps.fires or not steps.given):
-            raise RuntimeError(
+            self._say(
                 "the model is called inside a compiled graph, where steps cannot be seen: give observe() what "
                 "torch.compile returned, or call model.compile() before it"
             )
         self._inside_graph = False
         steps.close()
-        pending = self._parameters.pending
-        if self._passes or pending is not None:
-            with self.stopwatch.running():
-                row = self._step_row(pending)
-                self._forget()
-            self._rows.append(row | {"time/probe": self.seconds})
+        with self._guarded("making a row"):
+            pending = self._parameters.pending
+            if self._passes or pending is not None:
+                with self.stopwatch.running():
+                    row = self._step_row(pending)
+                    self._forget()
+                self._rows.append(row | {"time/probe": self.seconds})
 
     def _step_row(self, pending: Tensor | None) -> Row:
         number = self._steps.number
@@ -289,23 +403,15 @@ class Probe:
         self._hooks.forget()
 
     def _meet_layers(self, units: Units) -> None:
-        if self._layers:
-            return
-        self._layers = units.layout.names
-        silent = [point for point in self._selection.points if not self._was_called(point.name)]
-        for point in silent:
-            word = f"{point.name}: {point.module_name} was not called in the forward pass; nothing is read there"
-            if point.asked_for:
-                warnings.warn(word, ProbeWarning, stacklevel=5)
-            else:
-                self.notes.append(word)
+        if not set(units.layout.names) <= set(self._layers):
+            self._layers = tuple(dict.fromkeys((*self._layers, *units.layout.names)))
 
     def _was_called(self, point: str) -> bool:
         return any(layer == point or layer.startswith((f"{point}[", f"{point}/")) for layer in self._layers)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What is read, in the order of the forward pass; empty before the first reading."""
+        """What was read, in the order of the first pass that had it; empty before the first reading."""
         self._catch_up()
         return self._layers
 
@@ -386,6 +492,7 @@ class Probe:
         self, batches: Sequence[Tensor], weights: Mapping[str, Tensor] | None, training: bool
     ) -> list[PackedPass]:
         passes: list[PackedPass] = []
+        self._seen["sets"] += 1
         self._reading_set = True
         try:
             with undisturbed(self._core, training), _eager(self._core):
@@ -395,7 +502,11 @@ class Probe:
                         self._core(batch)
                     else:
                         torch.func.functional_call(self._core, dict(weights), (batch,))
-                    passes.append(pack(self._hooks.take()))
+                    layers = self._hooks.take()
+                    self._say_problems()
+                    if not layers:
+                        raise RuntimeError("none of the observed layers can be read in a forward pass of the set")
+                    passes.append(pack(layers))
         finally:
             self._hooks.disarm()
             self._reading_set = False
