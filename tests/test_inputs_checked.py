@@ -242,7 +242,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, which only Linux has")
 @pytest.mark.parametrize(
     "settings",
     [["model.width=1.0", "optim.name=adam"], ["data.image_size=96", "data.batch_size=64", "model.width=0.5"]],

@@ -43,6 +43,18 @@ class First(nn.Module):
         return self.act(self.inner(*[x] * self.times)[0])
 
 
+class Tokens(nn.Module):
+    """Numbers of tokens (N, L), made of numbers (N, L), embedded (N, L, C)."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.embedding, self.act, self.count = nn.Embedding(count, width), nn.ReLU(), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(self.embedding(x.abs().long() % self.count))
+        return out
+
+
 def relu_after(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU())
 
@@ -55,6 +67,10 @@ TABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, int]] = {
     "conv3d": (lambda: relu_after(nn.Conv3d(3, 6, 1)), (2, 3, 5, 4, 7), "1", 1),
     "transposed 1d": (lambda: relu_after(nn.ConvTranspose1d(3, 6, 2)), (4, 3, 5), "1", 1),
     "transposed 2d": (lambda: relu_after(nn.ConvTranspose2d(3, 6, 2)), (4, 3, 5, 7), "1", 1),
+    "transposed 3d": (lambda: relu_after(nn.ConvTranspose3d(3, 6, 2)), (2, 3, 5, 4, 7), "1", 1),
+    "embedding": (lambda: Tokens(5, 6), (4, 9), "act", 2),
+    "pooling 2d": (lambda: relu_after(nn.Conv2d(2, 6, 1), nn.AvgPool2d(2)), (4, 2, 6, 4), "2", 1),
+    "group-norm 2d": (lambda: relu_after(nn.Conv2d(2, 6, 1), nn.GroupNorm(3, 6)), (4, 2, 6, 4), "2", 1),
     "conv1d, batch-norm, dropout": (
         lambda: relu_after(nn.Conv1d(2, 6, 1), nn.BatchNorm1d(6), nn.Dropout(0.1)), (4, 2, 9), "3", 1,
     ),
@@ -280,7 +296,7 @@ class Changing(nn.Module):
 
 def test_a_head_without_samples_is_left_out_of_one_reading() -> None:
     model, x = Routed(), torch.randn(8, 3)
-    with pytest.warns(ProbeWarning, match=r"layer/act: not read: a tensor \(0, 4\)") as caught:  # noqa: SIM117
+    with pytest.warns(ProbeWarning, match="layer/act: not read: an empty tensor has no units") as caught:  # noqa: SIM117
         with observe(model, ["linear", "act"], every=1) as probe:
             for batch in (x.abs(), -x.abs(), x.abs(), -x.abs()):
                 model(batch).sum().backward()
@@ -308,7 +324,34 @@ def test_what_cannot_be_read_is_said_and_the_others_are_read(module: nn.Module) 
                 model(torch.randn(count, 3)).sum().backward()
     assert [row["step"] for row in probe.rows] == list(range(5))
     assert all(row["layer/good/rms"] > 0 for row in probe.rows)
-    assert caught and all(issubclass(each.category, ProbeWarning) for each in caught)
+    assert len(caught) == 1 and issubclass(caught[0].category, ProbeWarning)
+    assert len(probe.notes) == len(set(probe.notes)) <= 2
+
+
+def test_a_model_that_gives_nothing_is_read() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> None:
+            self.linear(x).sum().backward()
+
+    model = Silent()
+    with observe(model, "linear", every=1) as probe:
+        model(torch.randn(5, 3))
+        model(torch.randn(5, 3))
+    assert [row["step"] for row in probe.rows] == [0, 1]
+
+
+def test_a_pass_that_fails_is_followed_no_longer() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    with observe(model, "1", every=1) as probe:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            model(torch.randn(5, 2))
+        assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+        model(torch.randn(5, 3)).sum().backward()
+    assert [row["step"] for row in probe.rows] == [1]
 
 
 def test_lengths_and_heights_may_change() -> None:

@@ -114,7 +114,7 @@ class HookContext:
     def hold_size(self, label: str, size: int) -> None:
         """Raises ValueError where a layer has another number of units than at its first reading."""
         if not torch.compiler.is_compiling() and self.sizes.setdefault(label, size) != size:
-            raise ValueError(f"{size} units, and {self.sizes[label]} at its first reading")
+            raise ValueError(f"it has another number of units than the {self.sizes[label]} of its first reading")
 
 
 class ActivationHooks:
@@ -196,20 +196,20 @@ class ActivationHook:
         return module.register_forward_hook(self._sum if self.point.side == "sum" else self._after)
 
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._called(lambda: self._read(inputs[0] if inputs else None))
+        self._called(self._read, inputs[0] if inputs else None)
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._called(lambda: self._read(output))
+        self._called(self._read, output)
 
     def _sum(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._called(lambda: self._read_sum(inputs, output))
+        self._called(self._read_sum, inputs, output)
 
-    def _called(self, read: Callable[[], None]) -> None:
+    def _called(self, read: Callable[..., None], *args: Any) -> None:
         """What cannot be read is left out with a word: nothing is raised into the training."""
         context = self._context
         if torch.compiler.is_compiling():
             if context.reads:
-                read()
+                read(*args)
             return
         if not context.reads:
             context.ran = True
@@ -217,7 +217,7 @@ class ActivationHook:
         before = self.found
         with context.stopwatch.running():
             try:
-                read()
+                read(*args)
             except Exception as error:
                 self.found = before
                 worth = self.point.asked_for or self.point.side == "sum"
@@ -302,6 +302,8 @@ def _tensors(activation: Any) -> list[tuple[str, Tensor]]:
     if readable or torch.compiler.is_compiling():
         return readable
     if isinstance(activation, Tensor):
+        if not activation.numel():
+            raise TypeError("an empty tensor has no units")  # no shape in it: it may be another one in every pass
         raise TypeError(f"a tensor {tuple(activation.shape)} of {activation.dtype} has no units")
     if activation is None:
         raise TypeError("it is called without a positional input, or gives None")

@@ -37,7 +37,7 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 _VIEWS = (
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_reshape_alias",
-    "view_as", "reshape_as", "_reshape_copy", "expand",
+    "view_as", "reshape_as", "_reshape_copy",
 )  # fmt: skip
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm", "prod")
 _LAST_MODULES = (
@@ -117,9 +117,9 @@ def _axes(
         first, second = (dim % x.ndim for dim in (args[1:3] if len(args) > 2 else (0, 1)))
         moved = {first: second, second: first}
         return frozenset(moved.get(axis, axis) for axis in axes)
+    if name == "expand" and axes:
+        return frozenset(axis + out.ndim - x.ndim for axis in axes)
     if name in _VIEWS and axes:
-        if name == "expand":
-            return frozenset(axis + out.ndim - x.ndim for axis in axes)
         return _viewed(tuple(x.shape), axes, tuple(out.shape))
     if name in ("select", "unbind") and axes:
         dim = (args[1] if len(args) > 1 else 0) % x.ndim

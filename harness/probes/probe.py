@@ -176,7 +176,7 @@ class Probe:
         self._timelines = {"batch": Timeline(), "probe": Timeline()}
         self._layers: tuple[str, ...] = ()
         self._reading_set = self._inside_graph = self._updating = False
-        self._seen = Counter[str]()
+        self._seen = Counter[str]()  # what happened between entering and leaving, for the words on leaving
         self.notes = list(selection.notes)
 
     # -- installation --------------------------------------------------------------------------------------------
@@ -191,7 +191,8 @@ class Probe:
             self._stack.enter_context(self._around_compiled_call())
         else:
             self._stack.callback(self._root.register_forward_pre_hook(self._before_forward).remove)
-            self._stack.callback(self._root.register_forward_hook(self._after_forward, always_call=True).remove)
+            self._stack.callback(self._root.register_forward_hook(self._after_forward).remove)
+            self._stack.callback(self._root.register_forward_hook(self._stop_reading, always_call=True).remove)
         if self._optimizer is not None:
             self._stack.callback(self._optimizer.register_step_pre_hook(self._before_update).remove)
             self._stack.callback(self._optimizer.register_step_post_hook(self._after_update).remove)
@@ -216,7 +217,7 @@ class Probe:
         def call(*args: Any, **kwargs: Any) -> Any:
             self._before_forward()
             output = compiled(*args, **kwargs)
-            self._after_forward(self._root, args, output)
+            self._after_forward()
             return output
 
         self._root._compiled_call_impl = call
@@ -270,14 +271,17 @@ class Probe:
             return False
         return not (self._updating and self._passes)  # LBFGS and its like try other weights within one update
 
-    def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _stop_reading(self, *_: Any) -> None:
+        """After a pass that failed, too: operations are followed no longer than it lasts."""
+        if not torch.compiler.is_compiling() and not self._reading_set:
+            self._hooks.disarm()
+
+    def _after_forward(self, *_: Any) -> None:
         if torch.compiler.is_compiling() or not self._hooks.armed or self._reading_set:
             return
         with self.stopwatch.running(), self._guarded("reading a forward pass"):
             layers = self._hooks.take()
             self._say_problems()
-            if output is None:  # it failed
-                return
             if layers:
                 self._passes.append(pack(layers, self._group))
             elif not self._seen["problems"]:
