@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,46 @@ def train_in_parallel(rank: int, folder: str) -> None:
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Gated(nn.Module):
+    """Sends the samples whose first value is positive, perhaps none, through a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(3, 4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.linear(x[x[:, 0] > 0]))
+        return out
+
+
+def train_gated(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=60)
+    meeting = f"file://{folder}/meet"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=limit)
+    try:
+        model = nn.parallel.DistributedDataParallel(Gated())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with observe(model, ["linear", "relu"], every=1) as probe:
+                for step in range(3):
+                    x = torch.rand(5, 3) + 0.1
+                    model(-x if (step, rank) == (1, 1) else x).sum().backward()
+        torch.save({"rows": probe.rows, "words": [str(each.message) for each in caught]}, f"{folder}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_empty_in_one_process_costs_the_pass_in_all(tmp_path: Path) -> None:
+    spawn(train_gated, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert [row["step"] for row in found["rows"]] == [0, 2]
+        assert any("the processes read other layers in a pass" in word for word in found["words"])
 
 
 def test_two_processes_read_what_one_would_read_of_their_batches_together(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
 from harness.probes.steps import Steps
-from harness.probes.transfer import PackedPass, pack, unpack
+from harness.probes.transfer import PackedPass, pack, same_everywhere, unpack
 from harness.stopwatch import Stopwatch
 from harness.timeline import Timeline
 
@@ -282,7 +282,9 @@ class Probe:
         with self.stopwatch.running(), self._guarded("reading a forward pass"):
             layers = self._hooks.take()
             self._say_problems()
-            if layers:
+            if self._group is not None and not same_everywhere(layers, self._group, self._device):
+                self._say("the processes read other layers in a pass (an empty batch in one of them?): it is not read")
+            elif layers:
                 self._passes.append(pack(layers, self._group))
             elif not self._seen["problems"]:
                 self._say(
@@ -309,6 +311,11 @@ class Probe:
             with self.stopwatch.running(), self._guarded("reading an update"):
                 self._parameters.after()
         self._steps.update()
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the collectives of a data-parallel model, which has parameters, take place."""
+        return next(self._core.parameters()).device
 
     # -- words -----------------------------------------------------------------------------------------------------
 

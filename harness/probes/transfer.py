@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -43,6 +44,18 @@ class UnpackedPass:
     sums: tuple[str, ...]
     products: Floats
     factors: Floats
+
+
+def same_everywhere(layers: Sequence[LayerMoments], group: Any, device: torch.device) -> bool:
+    """Whether all ranks of a process group read the same layers in a pass; every rank must ask. Waits for the answer.
+
+    Without it a rank that had an empty batch for some layer would leave the others waiting, or their numbers mixed up.
+    """
+    described = repr([(each.name, each.moments.total.numel(), each.moments.active is None) for each in layers])
+    own = torch.tensor([zlib.crc32(described.encode())], device=device)
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, own, group=group)
+    return bool((torch.cat(everyone) == own).all())
 
 
 def pack(layers: Sequence[LayerMoments], group: Any = None) -> PackedPass:
