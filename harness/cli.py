@@ -430,6 +430,7 @@ def _schedule(options: argparse.Namespace) -> int:
     from harness.config.command_line import resolve
     from harness.data.check import count_training_images
     from harness.files import write_atomically
+    from harness.optim.replicas import delays
     from harness.optim.schedules import Length, planned_rates
 
     kind = options.out.suffix.removeprefix(".")
@@ -441,7 +442,8 @@ def _schedule(options: argparse.Namespace) -> int:
     if steps > MOST_DRAWN:
         raise InputError([f"train: {steps} steps are too many to draw; at most {MOST_DRAWN}"])
     rates, words = planned_rates(config, images)
-    write_atomically(options.out, style.image(schedule_figure(rates, words), kind))
+    late = delays(config.optim, config.seed, steps) if config.optim.replicas > 1 else None
+    write_atomically(options.out, style.image(schedule_figure(rates, words, late), kind))
     console.print(shown(f"{words}\n{options.out}"))
     return DONE
 

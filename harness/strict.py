@@ -15,6 +15,8 @@ MAX_COUNT = 10**9
 """The largest number of things: of steps, of images, of steps between two readings."""
 MAX_IMAGE_SIZE = 16_384
 """Height and width in pixels."""
+MAX_REPLICAS = 10_000
+"""The largest number of asynchronous replicas."""
 MAX_FACTOR = 1000.0
 """The largest factor on a number of things."""
 MAX_NUMBER = 1e30
@@ -45,6 +47,7 @@ def _path(value: str) -> str:
 Seed = Annotated[int, Field(ge=0, le=MAX_WHOLE)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Replicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 PositiveFloat = Annotated[float, Field(gt=0, le=MAX_NUMBER), AfterValidator(_not_vanishing)]
 Factor = Annotated[float, Field(gt=0, le=MAX_FACTOR), AfterValidator(_not_vanishing)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=MAX_NUMBER), AfterValidator(_one_zero)]

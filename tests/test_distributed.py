@@ -74,7 +74,9 @@ NO_NORM = {"batch_norm": "none", "dropout_keep": 1.0}
 
 @pytest.mark.slow
 def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Path) -> None:
-    config = tiny(model=NO_NORM, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 8})
+    """With asynchronous replicas too: all processes take the gradient of the same one."""
+    asynchronous = {"lr": 0.01, "replicas": 3, "replica_order": "random"}
+    config = tiny(model=NO_NORM, optim=asynchronous, probes={"every": 1}, train={"steps": 8})
     one = run_in(tmp_path, config)
     two = finished_run(tmp_path, config)
     assert losses(two.rows()) == pytest.approx(losses(one[1]), rel=1e-4)

@@ -127,6 +127,7 @@ def write_weights(folder: Path) -> None:
         (["data.image_size=16000"], " MB for a batch"),
         (["data.name=synthetic", "data.num_images=1000000000"], "15,360,000 MB for the images); this machine has "),
         (["model.repeats=[1000, 1000, 1000]", "model.width=10"], " MB for parameters and optimizer"),
+        (["optim.replicas=10000", "model.width=1"], " MB for the gradients of optim.replicas: 10000, "),
         (["data.batch_size=1000000000"], "data.batch_size: 1000000000 is above the 1437 training images"),
     ],
 )  # fmt: skip
@@ -245,7 +246,10 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, which only Linux has")
 @pytest.mark.parametrize(
     "settings",
-    [["model.width=1.0", "optim.name=adam"], ["data.image_size=96", "data.batch_size=64", "model.width=0.5"]],
+    [
+        ["model.width=1.0", "optim.name=adam", "optim.replicas=4"],
+        ["data.image_size=96", "data.batch_size=64", "model.width=0.5"],
+    ],
     ids=["parameters", "activations"],
 )
 def test_a_run_takes_about_the_memory_that_is_said(settings: list[str], tmp_path: Path) -> None:

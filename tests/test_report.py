@@ -33,6 +33,7 @@ from tests.analysis_folders import (
     write_grid,
     write_run,
 )
+from tests.analysis_frames import frame
 from tests.test_wandb import records
 
 
@@ -400,3 +401,14 @@ def test_the_command_says_what_is_left_out_and_no_librarys_warnings(
     monkeypatch.setattr(report, "compose", warning)
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().err == "1 damaged run left out\n"
+
+
+def test_how_late_gradients_were_is_told_where_they_were() -> None:
+    def told(*replicas: int) -> list[list[str]]:
+        table = tables.of_runs(frame(({"optim.replicas": n, "seed": n}, survived()) for n in replicas))
+        at = [column.heading for column in table.columns].index(tables.DELAY)
+        return [[row[at].text] for row in table.rows]
+
+    assert told(1, 20) == [["0"], ["19"]]
+    with pytest.raises(ValueError, match=re.escape(tables.DELAY)):
+        told(1)

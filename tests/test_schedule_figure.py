@@ -17,6 +17,28 @@ def test_the_figure_shows_every_rate_on_a_fitting_scale() -> None:
     assert schedule_figure([0.1, 0.05, 0.0], "to zero").axes[0].get_yscale() == "linear"
 
 
+def test_delays_are_drawn_below_the_rates_where_there_are_any() -> None:
+    assert len(schedule_figure([0.1] * 3, "").axes) == 1
+    _, below = schedule_figure([0.1] * 3, "three replicas", [0, 1, 2]).axes
+    assert np.array_equal(below.lines[0].get_ydata(), [0, 1, 2])
+    assert "updates" in below.get_ylabel() and "updates" in below.get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ("round_robin", "4 asynchronous replicas, round robin: gradients 3 updates late;"),
+        ("random", "4 asynchronous replicas, random: gradients 3 updates late in the mean;"),
+    ],
+)
+def test_the_command_says_how_late_gradients_are(
+    order: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["optim.replicas=4", f"optim.replica_order={order}", "--out", str(tmp_path / "late.png")]
+    assert main(["schedule", *settings]) == 0
+    assert words in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_the_command_draws_and_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ LABELS = {
     "model.name": "architecture",
     "optim.lr": "learning rate",
     "optim.name": "optimizer",
+    "optim.replicas": "asynchronous replicas",
+    "optim.replica_order": "order of the replicas",
     "train.steps": "steps (updates of the weights)",
     "prepool/units": "pre-pool filters",
 }

@@ -19,6 +19,8 @@ from harness import store
 
 LAST = ("prepool/dead_share_batch", "train/loss", "val/accuracy")
 """Metrics whose last value the table of runs shows."""
+DELAY = "mean delay (updates)"
+"""Heading: how many updates lie in the mean between the parameters of a gradient and its use, the first ones apart."""
 _MOST_VALUES = 4
 """Provenance that has more different values than this is counted, not listed."""
 _NOTHING = "–"
@@ -50,8 +52,12 @@ class Table:
 
 
 def of_runs(runs: pd.DataFrame) -> Table:
-    """Every run: how it ended, what tells it apart, and its last readings."""
+    """Every run: how it ended, what tells it apart, how late its gradients were if any were, and its last readings."""
     fields, metrics = telling_apart(runs), [metric for metric in LAST if metric in runs]
+    late = runs["optim.replicas"] > 1 if "optim.replicas" in runs else pd.Series(False, index=runs.index)
+    if late.any():
+        runs = runs.assign(**{DELAY: runs["optim.replicas"] - 1})
+        fields = [*fields, DELAY]
     columns = [Column("run"), Column("outcome"), Column("event in steps", "number"), Column("last step", "number")]
     columns += [Column(name, "number") for name in (*fields, *(f"last {metric}" for metric in metrics))]
     rows = [

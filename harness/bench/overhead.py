@@ -130,6 +130,7 @@ def _bare_run(config: RunConfig, steps: int) -> None:
     data = load_dataset(config.data, device)
     trainer = Trainer.new(config, data, device)
     with data.batches(config.seed) as batches:
+        trainer.begin(batches)
         for _ in range(steps):
             trainer.forward_backward(*next(batches))
             trainer.update()

@@ -55,7 +55,15 @@ class RunConfig(Strict):
         schedule = complete(self.optim.schedule, SCHEDULE_FIELDS, ("optim", "schedule"), problems)
         warmup = complete(self.optim.warmup, WARMUP_FIELDS, ("optim", "warmup"), problems)
         optim = complete(self.optim, OPTIMIZER_FIELDS, ("optim",), problems)
-        object.__setattr__(self, "optim", optim.model_copy(update={"schedule": schedule, "warmup": warmup}))
+        order = optim.replica_order
+        if optim.replicas > 1:
+            order = order or "round_robin"
+        elif order is not None:
+            problems.append(
+                (("optim", "replica_order"), f"{order} needs optim.replicas of 2 or more; one has no order")
+            )
+        update = {"schedule": schedule, "warmup": warmup, "replica_order": order}
+        object.__setattr__(self, "optim", optim.model_copy(update=update))
         if self.train.steps is None and self.train.epochs is None:
             object.__setattr__(self, "train", self.train.model_copy(update={"steps": DEFAULT_STEPS}))
         elif self.train.steps is not None and self.train.epochs is not None:
@@ -106,6 +114,8 @@ class RunConfig(Strict):
         del training["model"]["weights"]
         for field in self.data.access:
             del training["data"][field]
+        if self.optim.replicas == 1:  # as it was before there were any, so that runs of then are the same runs
+            del training["optim"]["replicas"], training["optim"]["replica_order"]
         canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

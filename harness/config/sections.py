@@ -15,6 +15,7 @@ from harness.strict import (
     PositiveFloat,
     PositiveInt,
     PositiveShare,
+    Replicas,
     Seed,
     Share,
     Strict,
@@ -136,6 +137,13 @@ class OptimConfig(Strict):
     """Largest global norm of the gradient; a larger one is scaled down (1512.00567: 2.0). Left out: no clipping."""
     clip_value: PositiveFloat | None = None
     """Largest absolute value of a gradient's element. Left out: no clipping."""
+    replicas: Replicas = 1
+    """Asynchronous replicas, each with a batch of data.batch_size (1: synchronous training). An update takes one
+    replica's gradient, of the parameters that it fetched replicas - 1 updates before in the mean; weight decay is of
+    the parameters at the update. Memory holds so many gradients of all parameters, and a checkpoint one less."""
+    replica_order: Literal["round_robin", "random"] | None = None
+    """Which replica's gradient an update takes: each in its turn (round_robin, when left out), or any, drawn by the
+    run's seed (random: service times are exponential). One replica has no order."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate's schedule."""
     warmup: WarmupConfig = WarmupConfig()

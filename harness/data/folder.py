@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from harness.chance import RANDOM_VIEWS, chance
 from harness.config import DataConfig
 from harness.data.decoding import read_rgb
 from harness.data.listing import Listing, Policy
-from harness.data.order import RANDOM_VIEWS, BatchOrder, chance
+from harness.data.order import BatchOrder
 from harness.data.part import Batch
 from harness.data.views import Layout, View, central, random_view
 from harness.located import InputError

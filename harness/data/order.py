@@ -9,16 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.chance import DISTORTIONS, chance
 from harness.located import InputError
 
 CPU = torch.device("cpu")
-DISTORTIONS, RANDOM_VIEWS = 1, 2
-"""Purposes of random numbers; each has a stream of its own."""
-
-
-def chance(purpose: int, *place: int) -> np.random.Generator:
-    """The random numbers of one purpose at one place: always (purpose, seed, ...) of the same length."""
-    return np.random.default_rng((purpose, *place))
 
 
 class BatchOrder:

@@ -77,5 +77,10 @@ def planned_rates(config: RunConfig, training_images: int) -> tuple[list[float],
         words += f" for {optim.warmup.steps} steps" if optim.warmup.steps else ""
     if optim.warmup.name == "two_phase":
         words += f", which ends when the training error falls below {optim.warmup.threshold:g}: drawn at its earliest"
+    if optim.replicas > 1:
+        words += (
+            f"; {optim.replicas} asynchronous replicas, {(optim.replica_order or '').replace('_', ' ')}: gradients "
+        )
+        words += f"{optim.replicas - 1} updates late{' in the mean' if optim.replica_order == 'random' else ''}"
     words += f"; {length.steps_per_epoch} steps an epoch"
     return [learning_rate(optim, step, length, switch_step) for step in range(length.steps)], words

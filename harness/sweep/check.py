@@ -21,16 +21,21 @@ _OPTIMIZER_COPIES = {"rmsprop_tf": 2, "rmsprop_torch": 2, "sgd": 1, "adam": 2}
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a run keeps at once: parameters, gradients, optimizer and average; activations of a batch; images."""
+    """Bytes that a run keeps at once.
+
+    parameters: with a gradient, the optimizer's numbers and the average. pending: gradients of further replicas.
+    activations: of a batch. images: those in memory.
+    """
 
     parameters: float
+    pending: float
     activations: float
     images: float
 
     @property
     def total(self) -> float:
         """The sum of all."""
-        return self.parameters + self.activations + self.images
+        return self.parameters + self.pending + self.activations + self.images
 
 
 def memory_need(config: RunConfig) -> Need:
@@ -48,7 +53,8 @@ def memory_need(config: RunConfig) -> Need:
         images = count_training_images(data) * 5 // 4 * 3 * data.image_size**2
     share = data.batch_size / distributed.world_size()
     batch = share * (size.activations * width + 4 * 3 * data.image_size**2)
-    return Need(4 * copies * size.parameters, batch, 4 * images)
+    pending = 4 * (config.optim.replicas - 1) * size.parameters
+    return Need(4 * copies * size.parameters, pending, batch, 4 * images)
 
 
 def check_inputs(configs: Sequence[RunConfig]) -> None:
@@ -125,9 +131,11 @@ def _check_memory(configs: Iterable[RunConfig]) -> Iterator[str]:
         there, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
     if need.total > there:
         model, data = config.model, config.data
+        pending = f"{_mb(need.pending)} for the gradients of optim.replicas: {config.optim.replicas}, "
         yield (
             f"model, data: {model.name} of width {model.width:g} on {data.image_size}x{data.image_size} in batches of "
             f"{data.batch_size} needs at least {_mb(need.total)} ({_mb(need.parameters)} for parameters and optimizer, "
+            f"{pending if need.pending else ''}"
             f"{_mb(need.activations)} for a batch, {_mb(need.images)} for the images); {where} has {_mb(there)}"
         )
 

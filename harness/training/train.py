@@ -44,6 +44,7 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
     outcome = None
     try:
         train_steps(trainer, data, run, sinks)
+        trainer.finish()
         save(run, trainer)
         if trainer.probe is not None and writes:
             run.write_timelines({name: trainer.probe.timeline(name).to_arrays() for name in TIMELINES})
@@ -66,37 +67,39 @@ def restore(run: RunDirectory, trainer: Trainer, checkpoint: dict[str, Any]) -> 
 def train_steps(trainer: Trainer, data: Dataset, run: RunDirectory, sinks: Sequence[Sink]) -> None:
     """Take the steps that are left, to the last one or to the event that ends the run."""
     config, resumed_at = trainer.config, trainer.step
-    batches = data.batches(config.seed, resumed_at, distributed.rank(), distributed.world_size())
+    batches = data.batches(config.seed, trainer.batches_taken, distributed.rank(), distributed.world_size())
     prepool = PrePool(trainer.model.pool, config.probes.dormant_below, distributed.gather)  # type: ignore[arg-type]
     probe_set = data.probe_set()
     monitor = Monitor(trainer, prepool, probe_set)
     recorder = Recorder(trainer, monitor, prepool, probe_set, data.held_out, batches, sinks)
-    with prepool, trainer.probe or contextlib.nullcontext(), batches:
-        while trainer.step < trainer.length.steps:
-            step = trainer.step
-            if step % config.compute.checkpoint_every == 0 and step > resumed_at:
-                save(run, trainer)
-            check, row = monitor.due(step), recorder.due(step)
-            if check or row:
-                prepool.arm(histogram=row and recorder.wants_histogram)
-            images, labels = next(batches)
-            logits = trainer.forward_backward(images, labels, read=check or row)
-            if check or row:
-                reading = read_step(trainer, prepool, logits, labels)
-                if check:
-                    monitor.check(reading)
-                    trainer.end_first_phase(reading.error)
-                if row or monitor.ended:
-                    recorder.begin_row(reading, last=monitor.ended)
-            if monitor.ended:
-                break
-            trainer.update()
+    with batches:
+        trainer.begin(batches)
+        with prepool, trainer.probe or contextlib.nullcontext():
+            while trainer.step < trainer.length.steps:
+                step = trainer.step
+                if step % config.compute.checkpoint_every == 0 and step > resumed_at:
+                    save(run, trainer)
+                check, row = monitor.due(step), recorder.due(step)
+                if check or row:
+                    prepool.arm(histogram=row and recorder.wants_histogram)
+                images, labels = next(batches)
+                logits = trainer.forward_backward(images, labels, read=check or row)
+                if check or row:
+                    reading = read_step(trainer, prepool, logits, labels)
+                    if check:
+                        monitor.check(reading)
+                        trainer.end_first_phase(reading.error)
+                    if row or monitor.ended:
+                        recorder.begin_row(reading, last=monitor.ended)
+                if monitor.ended:
+                    break
+                trainer.update()
+                recorder.write_rows()
+            else:
+                reading = read_end(trainer)
+                monitor.check(reading)
+                recorder.begin_row(reading, last=True)
             recorder.write_rows()
-        else:
-            reading = read_end(trainer)
-            monitor.check(reading)
-            recorder.begin_row(reading, last=True)
-        recorder.write_rows()
 
 
 def save(run: RunDirectory, trainer: Trainer) -> None:

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from harness import distributed
 from harness.architectures import AUX_LOSS_WEIGHT
 from harness.config import ProbesConfig, RunConfig
-from harness.data.dataset import Dataset
+from harness.data.dataset import Batches, Dataset
 from harness.models import build_model
 from harness.optim.averaging import Average
 from harness.optim.build import build_optimizer, update
+from harness.optim.replicas import Replicas
 from harness.optim.schedules import Length, learning_rate
 from harness.outcome import Detector, Outcome
 from harness.probes.cadence import Cadence
@@ -31,6 +32,7 @@ class Trainer:
     eager, network: what a training step calls: the model, made data-parallel as configured; and that, compiled as
         configured.
     losses, errors: rings of the last losses and training errors, on the device, so that no step waits for the host.
+    replicas: the pending gradients of asynchronous replicas, None in synchronous training.
     probe: reads the layers, None where the preset reads the pre-pool layer only.
     switch_step: when a two-phase warm-up ended, None while it has not.
     """
@@ -43,6 +45,7 @@ class Trainer:
     network: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     average: Average | None
+    replicas: Replicas | None
     probe: Probe | None
     losses: Tensor
     errors: Tensor
@@ -86,6 +89,9 @@ class Trainer:
             network=torch.compile(eager) if train.compile else eager,
             optimizer=optimizer,
             average=average,
+            replicas=Replicas(list(model.parameters()), config.optim, config.seed)
+            if config.optim.replicas > 1
+            else None,
             probe=layer_probe(config.probes, eager, optimizer),
             losses=torch.zeros(train.check_every, device=device),
             errors=torch.ones(config.optim.warmup.window or 1, device=device),
@@ -103,9 +109,14 @@ class Trainer:
         return learning_rate(self.config.optim, self.step, self.length, self.switch_step)
 
     @property
+    def delay(self) -> int:
+        """The updates between the parameters that the coming update's gradient is of, and that update."""
+        return 0 if self.replicas is None else self.replicas.delay(self.step)
+
+    @property
     def rates(self) -> dict[str, float]:
-        """The coming update's learning rate, the sum of those before, and when a two-phase warm-up ended, for a row."""
-        rates = {"optim/lr": self.lr, "optim/cumulative_lr": self.cumulative_lr}
+        """For a row: the coming update's rate and delay, the sum of rates before, when a two-phase warm-up ended."""
+        rates = {"optim/lr": self.lr, "optim/cumulative_lr": self.cumulative_lr, "optim/delay": self.delay}
         return rates if self.switch_step is None else {**rates, "optim/switch_step": self.switch_step}
 
     def state(self) -> dict[str, Any]:
@@ -119,6 +130,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
+            "replicas": None if self.replicas is None else self.replicas.state(),
             "losses": self.losses,
             "errors": self.errors,
             "detector": self.detector.state(),
@@ -139,6 +151,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
+        if self.replicas is not None and state["replicas"] is not None:
+            self.replicas.restore(state["replicas"])
         self.losses.copy_(state["losses"])
         self.errors.copy_(state["errors"])
         self.detector = Detector.restore(state["detector"])
@@ -158,9 +172,11 @@ class Trainer:
 
         A step that is `read`, or whose layers are, runs uncompiled: the instruments stay out of the compiled graph.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         read_layers = self.probe is not None and self.probe.step(self.step)
-        network = self.eager if read or read_layers else self.network
+        return self._compute(self.eager if read or read_layers else self.network, images, labels)
+
+    def _compute(self, network: Callable[..., Any], images: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
         smoothing = self.config.train.label_smoothing
         logits: Tensor
         with self.autocast():
@@ -177,9 +193,27 @@ class Trainer:
             self.errors[self.step % len(self.errors)] = (logits.detach().argmax(dim=1) != labels).float().mean()
         return logits
 
+    @property
+    def batches_taken(self) -> int:
+        """How many batches the run has trained on: each replica begins with one, all at the initial parameters."""
+        return self.step + (self.replicas.count - 1 if self.replicas is not None and self.step else 0)
+
+    def begin(self, batches: Batches) -> None:
+        """Before the first update, let every replica but the one that computes next compute a gradient, unread."""
+        if self.replicas is not None and self.step == 0:
+            for replica in range(self.replicas.count - 1):
+                self._compute(self.eager, *next(batches))
+                self.replicas.begin(replica)
+
+    def finish(self) -> None:
+        """No update follows: gradients that are pending count no more."""
+        self.replicas = None
+
     def update(self) -> None:
-        """One optimizer step at the schedule's learning rate."""
+        """One optimizer step at the schedule's learning rate, with the gradient whose turn it is."""
         lr = self.lr
+        if self.replicas is not None:
+            self.replicas.exchange(self.step)
         update(self.optimizer, self.config.optim, lr)
         if self.average is not None:
             self.average.update()
