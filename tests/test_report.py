@@ -95,7 +95,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_and_the_figures_are_written_beside_the_runs(quickstart: Path) -> None:
     names = sorted(path.name for path in (quickstart / "figures").iterdir())
-    drawn = ("dead_share", "event_steps", "phase_map", "survival")
+    drawn = ("dead_share", "event_steps", "health", "phase_map", "survival")
     assert names == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     assert (quickstart / "report.html").stat().st_size > 10_000
     assert not list(quickstart.rglob("*.tmp"))
@@ -135,7 +135,7 @@ def test_the_numbers_at_the_top_and_in_the_map(quickstart: Path) -> None:
     text = (quickstart / "report.html").read_text(encoding="utf-8")
     tiles = dict(re.findall(r'<b class="(\w+)">([\d,]+)</b>', text))
     assert tiles == {"runs": "27", "died": "11", "survived": "16", "failed": "0"}
-    assert [text.count(f">{count}</text>") for count in ("3/3", "1/3", "0/3")] == [3, 2, 4]
+    assert [text.count(f">{count}</text>") for count in ("3/3", "1/3", "0/3")] == [6, 4, 8]
 
 
 def test_provenance_and_the_sweep_file_are_told_once(quickstart: Path) -> None:

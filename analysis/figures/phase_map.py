@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from analysis.figures import style
+from analysis.figures.cells import LINE, draw_cells, write
 from analysis.figures.facets import facets, share_bar
 from analysis.figures.words import event_words, explain_event, not_counted, together
 from analysis.frames import columns
@@ -28,8 +28,6 @@ MOST_DETAILED = 8
 """A map with more cells in a line than this has no intervals in them."""
 _DOSES = ("model.width", "model.trunk_width", "model.branch_width", "model.residual_scale", "optim.lr")
 """Columns of which a map shows the lethal value: more of it is taken to kill no less."""
-_LINE = 0.17
-"""Height of a line of a cell, in inches."""
 
 
 def phase_map(
@@ -53,7 +51,7 @@ def phase_map(
     counts = [phase.cells(part, across, up) for _, part in panels]
     detailed = len(across.levels) <= MOST_DETAILED
     texts = [[_lines(cell, detailed) for cell in count.to_dict("records")] for count in counts]
-    height = max(0.72, 0.1 + _LINE * max(len(lines) for cells in texts for lines in cells))
+    height = max(0.72, 0.1 + LINE * max(len(lines) for cells in texts for lines in cells))
     crossings = [phase.contour(part, across, y) if lethal and _has_contour(part, up) else {} for _, part in panels]
     with style.applied():
         figure, grid = facets(
@@ -67,38 +65,12 @@ def phase_map(
             margin=2.3,
         )
         for axes, count in zip(grid, counts, strict=True):  # first, as every heatmap has its whole figure drawn
-            _draw_cells(axes, count, across, up)
+            draw_cells(axes, count["share"], across, up)
         for axes, count, cells, crossing in zip(grid, counts, texts, crossings, strict=True):
-            _write(axes, count, cells, _LINE / height, 13.0 if detailed else 8.0)
+            write(axes, count["share"], cells, LINE / height, 13.0 if detailed else 8.0)
             _draw_contour(axes, crossing, _heights(runs, up))
         share_bar(figure, grid, f"share of runs that {event_words(runs)}")
     return figure
-
-
-def _draw_cells(axes: Axes, counts: pd.DataFrame, across: Factor, up: Factor) -> None:
-    """A cell for each combination of levels, the lowest at the bottom left; hatched where no run has finished."""
-    labels = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
-    look: dict[str, Any] = {"cmap": style.SHARES, "vmin": 0, "vmax": 1, "cbar": False}
-    below = [level.replace(" to ", "\nto ") for level in across.levels]
-    seaborn.heatmap(counts["share"].unstack(), ax=axes, xticklabels=below, yticklabels=up.levels, **look)
-    axes.set(ylim=(0, len(up.levels)), **labels)
-    axes.tick_params(length=0)
-    axes.tick_params(axis="y", rotation=0)
-    axes.grid(visible=False)
-    axes.patch.set(hatch="////", edgecolor=style.GRID)
-    borders: dict[str, Any] = {"color": style.PAPER, "linewidth": 4}
-    axes.hlines(range(len(up.levels) + 1), 0, len(across.levels), **borders)
-    axes.vlines(range(len(across.levels) + 1), 0, len(up.levels), **borders)
-
-
-def _write(axes: Axes, counts: pd.DataFrame, texts: Sequence[Sequence[str]], line: float, size: float) -> None:
-    """The lines of every cell, `line` times as high as a cell; a count in letters of `size` points, others smaller."""
-    for (row, column), lines, share in zip(counts.index, texts, counts["share"], strict=True):
-        ink = style.MUTED if math.isnan(share) else style.on(style.SHARES(share))
-        for number, text in enumerate(lines):
-            height = row + 0.5 + line * ((len(lines) - 1) / 2 - number)
-            letters = {"fontsize": size, "fontweight": "bold"} if "/" in text else {"fontsize": 0.58 * size}
-            axes.text(column + 0.5, height, text, ha="center", va="center", color=ink, **letters)
 
 
 def _lines(cell: Mapping[Any, float], detailed: bool) -> list[str]:

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import course, dead_units, phase_map, signal, style, time_to_event
+from analysis.figures.health import health_map
 from analysis.frames.events import EVENTS
 from analysis.report.layers import LayerReadings, of_set
-from analysis.statistics import unit_deaths
+from analysis.statistics import health, unit_deaths
 
 _WIDE = 6
 """Inches; a wider figure scrolls sideways on a narrow screen."""
@@ -42,6 +43,8 @@ def draw(name: str, figure: Figure) -> Drawing:
 
 def of_runs(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """The figures of all runs by name; those without data are left out."""
+    if {health.DEAD_SHARE, health.ACCURACY} <= set(runs) and (runs["state"] == "finished").any():
+        yield "health", health_map(runs)
     yield "phase_map", phase_map.phase_map(runs)
     if "prepool/dead_share_batch" in rows:
         yield "dead_share", course.unit_share(runs, rows)

@@ -6,6 +6,7 @@ defaults of the named architecture and optimizer included. What is hashed, store
 
 from harness.architectures.fields import ModelConfig
 from harness.config.defaults import (
+    CLASSES,
     DATASET_FIELDS,
     DIGITS_TRAINING_IMAGES,
     OPTIMIZER_FIELDS,
@@ -27,6 +28,7 @@ from harness.config.sections import (
 )
 
 __all__ = [
+    "CLASSES",
     "DATASET_FIELDS",
     "DIGITS_TRAINING_IMAGES",
     "IDENTITY",

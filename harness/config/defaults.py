@@ -49,6 +49,8 @@ TRAINING_IMAGES: Mapping[str, int] = {
     "cifar100": 50_000,
     "fashion_mnist": 60_000,
 }
+CLASSES: Mapping[str, int] = {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
+"""Of the datasets whose number of classes is no field."""
 Problem = tuple[tuple[str, ...], str]
 Section = TypeVar("Section", bound=Strict)
 

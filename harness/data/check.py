@@ -7,29 +7,27 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.config import TRAINING_IMAGES, DataConfig
+from harness.config import CLASSES, TRAINING_IMAGES, DataConfig
 from harness.data.listing import list_parts
 from harness.located import InputError
 
 
 @dataclass(frozen=True)
 class Source:
-    """torchvision's class for a dataset, the number of classes, and the files that it reads, under the root folder."""
+    """torchvision's class for a dataset, and the files that it reads, under the root folder."""
 
     name: str
-    num_classes: int
     folder: str
     files: tuple[str, ...]
 
 
 SOURCES: Mapping[str, Source] = {
     "cifar10": Source(
-        "CIFAR10", 10, "cifar-10-batches-py", (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+        "CIFAR10", "cifar-10-batches-py", (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     ),
-    "cifar100": Source("CIFAR100", 100, "cifar-100-python", ("train", "test", "meta")),
+    "cifar100": Source("CIFAR100", "cifar-100-python", ("train", "test", "meta")),
     "fashion_mnist": Source(
         "FashionMNIST",
-        10,
         "FashionMNIST/raw",
         tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
     ),
@@ -75,7 +73,7 @@ def root_folder(config: DataConfig) -> Path:
 
 def count_classes(config: DataConfig) -> int:
     """Number of classes, without loading anything."""
-    return SOURCES[config.name].num_classes if config.name in SOURCES else config.num_classes or 10
+    return config.num_classes or CLASSES[config.name]
 
 
 def count_training_images(config: DataConfig) -> int:
