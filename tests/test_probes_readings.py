@@ -42,6 +42,12 @@ def test_unit_gaussians_through_a_relu_read_their_closed_forms() -> None:
 # -- an independent reimplementation -------------------------------------------------------------------------------------
 
 
+def common_mode(means: list[float], variances: list[float]) -> float:
+    mean = sum(means) / len(means)
+    deviation = math.sqrt(sum(v + (m - mean) ** 2 for m, v in zip(means, variances, strict=True)) / len(means))
+    return mean / deviation if deviation else math.copysign(math.inf, mean) if mean else math.nan
+
+
 def reference(x: np.ndarray[Any, Any], dormant_below: float) -> dict[str, float]:
     """Every reading of an array (N, C, ...), from its definition, one unit after the other."""
     units = [x[:, channel].astype(np.float64).ravel().tolist() for channel in range(x.shape[1])]
@@ -62,9 +68,11 @@ def reference(x: np.ndarray[Any, Any], dormant_below: float) -> dict[str, float]
         "dead": sum(number == 0 for number in active),
         "inert": sum(variance <= 1e-12 for variance in variances),
         "dormant": sum(number < dormant_below * positions for number in active),
+        "tau_dormant": sum(abs(mean) <= 0.025 * sum(map(abs, means)) / size for mean in means),
     }
     row: dict[str, float] = {
         "mean": sum(means) / size,
+        "common_mode": common_mode(means, variances),
         "rms": math.sqrt(sum(squares) / size),
         "channel_mean_square": sum(mean**2 for mean in means) / size,
         "channel_variance": sum(variances) / size,
@@ -117,7 +125,7 @@ def test_every_definition_agrees_with_an_independent_one(x: np.ndarray[Any, Any]
     row = read(tensor, dormant_below=0.3)
     assert expected.keys() <= row.keys()
     for name, value in expected.items():
-        scale = expected["rms"] if name == "mean" else abs(value)
+        scale = {"mean": expected["rms"], "common_mode": max(1, abs(value))}.get(name, abs(value))
         assert row[name] == pytest.approx(
             value, rel=1e-4, abs=1e-5 * scale if math.isfinite(scale) else 0, nan_ok=True
         ), name

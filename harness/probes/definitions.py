@@ -12,6 +12,8 @@ INERT_VARIANCE = 1e-12
 """A unit whose value varies less than this is inert."""
 DORMANT_BELOW = 0.01
 """A unit active on a smaller share of positions than this is dormant."""
+TAU = 0.025
+"""A unit whose mean activation is at most this share of its layer's is tau-dormant (Sokar et al. 2302.12902)."""
 
 
 def _active(x: Tensor) -> Tensor:
@@ -47,6 +49,18 @@ def dormant_units(x: Tensor, below: float = DORMANT_BELOW) -> Tensor:
     return active_share(x) < below
 
 
+def tau_dormant_units(x: Tensor, tau: float = TAU) -> Tensor:
+    """Which units' mean absolute value is at most `tau` times the mean over all units: (C,), bool.
+
+    A dead unit is; of a layer that is zero everywhere all are. Source: Sokar et al. 2302.12902, definition 3.1.
+    """
+    return _at_most(tau, x.detach().abs().mean(dim=(0, 2, 3), dtype=torch.float64))
+
+
+def _at_most(tau: float, activation: Tensor) -> Tensor:
+    return activation <= tau * activation.mean()
+
+
 def inert_units(x: Tensor, variance: float = INERT_VARIANCE) -> Tensor:
     """Which units hardly vary over all positions of all samples (population variance <= `variance`): (C,), bool.
 
@@ -66,18 +80,23 @@ def rms(x: Tensor) -> Tensor:
 
 
 class UnitReading:
-    """Dead and inert units of a tensor that comes in several batches (N_i, C, H, W), with no activation kept."""
+    """What a tensor's units are that comes in several batches (N_i, C, H, W), with no activation kept.
+
+    A unit's mean over positions in each sample is kept, which is what global average pooling makes of it.
+    """
 
     def __init__(self) -> None:
         self._active: Tensor | None = None
         self._count = 0
         self._mean: Tensor
         self._squares: Tensor
+        self._pooled: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
         """Take one more batch."""
         count = x.numel() // x.shape[1]
         mean, squares = _mean_and_squares(x)
+        self._pooled.append(x.detach().mean(dim=(2, 3)))
         if self._active is None:
             self._active, self._count, self._mean, self._squares = ~dead_units(x), count, mean, squares
             return
@@ -101,3 +120,20 @@ class UnitReading:
         if self._active is None:
             raise ValueError("nothing was read: the set is empty")
         return self._squares / self._count <= INERT_VARIANCE
+
+    @property
+    def tau_dormant(self) -> Tensor:
+        """Which units' mean was at most TAU of the mean over units so far: (C,), bool.
+
+        `tau_dormant_units` where nothing is negative, as after a ReLU; else of the absolute means.
+        """
+        if self._active is None:
+            raise ValueError("nothing was read: the set is empty")
+        return _at_most(TAU, self._mean.abs())
+
+    @property
+    def pooled(self) -> Tensor:
+        """The means over positions of every sample so far, (N, C)."""
+        if not self._pooled:
+            raise ValueError("nothing was read: the set is empty")
+        return torch.cat(self._pooled)

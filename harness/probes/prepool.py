@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from harness.probes import definitions
 from harness.probes.passes import can_normalise_by_batch, normalised_by_batch, passes, undisturbed
+from harness.probes.spectra import effective_rank
 
 BATCH_READINGS = (
     "zero_fraction",
     "dead_units_batch",
     "inert_units_batch",
     "dormant_units_batch",
+    "tau_dormant_units_batch",
     "zero_sample_share",
     "max",
     "mean",
@@ -79,6 +81,7 @@ class PrePool:
             definitions.dead_units(x).sum(),
             definitions.inert_units(x).sum(),
             definitions.dormant_units(x, self._dormant_below).sum(),
+            definitions.tau_dormant_units(x).sum(),
             definitions.zero_samples(x).double().mean(),
             x.max(),
             x.mean(),
@@ -122,7 +125,7 @@ class PrePool:
     def read_set(
         self, model: nn.Module, images: Tensor, batch_size: int, known: definitions.UnitReading | None = None
     ) -> dict[str, int | float]:
-        """Dead and inert units on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm.
+        """Units and rank of the features on a fixed set of images (N, 3, H, W), in train- and in eval-mode batch-norm.
 
         `known` is a train-mode reading of the same set and parameters that was made before. Eval-mode statistics do not
         depend on the batch, so that reading takes as many images at once as it likes.
@@ -130,11 +133,12 @@ class PrePool:
         row: dict[str, int | float] = {}
         for suffix, training in (("probe", True), ("probe_eval", False)):
             reading = known if known is not None and training else self._read_units(model, images, batch_size, training)
-            counts = torch.stack([reading.dead.sum(), reading.inert.sum()]).tolist()
+            counts = torch.stack([reading.dead.sum(), reading.inert.sum(), reading.tau_dormant.sum()]).tolist()
             units = reading.dead.numel()
-            for name, count in zip(("dead", "inert"), counts, strict=True):
+            for name, count in zip(("dead", "inert", "tau_dormant"), counts, strict=True):
                 row[f"prepool/{name}_units_{suffix}"] = count
                 row[f"prepool/{name}_share_{suffix}"] = count / units
+            row[f"prepool/feature_rank_{suffix}"] = float(effective_rank(reading.pooled))
         return row
 
     def read_until_alive(self, model: nn.Module, images: Tensor, batch_size: int) -> definitions.UnitReading | None:

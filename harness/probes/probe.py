@@ -25,6 +25,7 @@ from harness.probes.passes import undisturbed
 from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
+from harness.probes.set_readings import SetReader
 from harness.probes.steps import Steps
 from harness.probes.transfer import PackedPass, pack, same_everywhere, unpack
 from harness.stopwatch import Stopwatch
@@ -91,7 +92,9 @@ def observe(
         selection.parameters = select_parameters(core, parameters)
     cadence = every if isinstance(every, Cadence) else Cadence(every)
     writer = RowWriter(wanted, dormant_below)
-    return Probe(model, core, group, selection, cadence, optimizer, writer, unit_axis)
+    pool = next((point.module for point in selection.points if point.name == "prepool"), None)
+    set_reader = SetReader(pool, {f"block/{label}": each for label, each in selection.up_projections.items()}, wanted)
+    return Probe(model, core, group, selection, cadence, optimizer, writer, set_reader, unit_axis)
 
 
 def _unwrap(model: nn.Module) -> tuple[nn.Module, Any]:
@@ -162,10 +165,12 @@ class Probe:
         cadence: Cadence,
         optimizer: torch.optim.Optimizer | None,
         writer: RowWriter,
+        set_reader: SetReader,
         unit_axis: UnitAxis,
     ) -> None:
         self._root, self._core, self._group = root, core, group
         self._optimizer, self._writer, self._selection = optimizer, writer, selection
+        self._set_reader = set_reader
         self.stopwatch = Stopwatch()
         self._steps = Steps(cadence, until_update=optimizer is not None)
         self._hooks = ActivationHooks(core, selection.points, unit_axis, self.stopwatch, follows=not _compiled(root))
@@ -490,11 +495,14 @@ class Probe:
         batches = images.tensor_split(math.ceil(images.shape[0] / batch_size))
         with self.stopwatch.running():
             for training in (True, False):
-                passes, _ = unpack(self._read_batches(batches, weights, training), None)
+                words = source if training else f"{source}_eval"
+                with self._set_reader.reading(own_weights=weights is None):
+                    passes, _ = unpack(self._read_batches(batches, weights, training), None)
                 units = merge([each.units for each in passes])
-                row |= self._writer.row(units, passes, source if training else f"{source}_eval")
+                row |= self._writer.row(units, passes, words) | self._set_reader.row(words)
                 if training and weights is None and step > self._timelines["probe"].last_step():
                     self._timelines["probe"].append(step, units.dead_by_layer())
+            row |= self._set_reader.weights_row() if weights is None else {}
         row["time/probe"] = self.seconds
         self._rows.append(row)
         return dict(row)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.probes.definitions import DORMANT_BELOW, INERT_VARIANCE
+from harness.probes.definitions import DORMANT_BELOW, INERT_VARIANCE, TAU
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -137,6 +137,24 @@ class Units:
         """Root mean square of each layer's elements, (P,)."""
         return np.sqrt(self.mean_variance + self.mean_squared_mean)
 
+    @cached_property
+    def total_mean(self) -> Floats:
+        """Mean of each layer's elements, (P,)."""
+        return self.over_units(self.mean)
+
+    @cached_property
+    def deviation(self) -> Floats:
+        """Standard deviation of each layer's elements, over units and positions, (P,)."""
+        of_means = self.over_units((self.mean - self.total_mean[self.layout.of_unit]) ** 2)
+        return np.sqrt(self.mean_variance + of_means)
+
+    @cached_property
+    def tau_dormant(self) -> Bools:
+        """Which units' mean, in absolute value, is at most TAU of its mean over the layer's units, (U,)."""
+        size = np.abs(self.mean)
+        dormant: Bools = size <= TAU * self.over_units(size)[self.layout.of_unit]
+        return dormant
+
     def dead_by_layer(self) -> dict[str, Bools]:
         """Which units are dead, (C,) for each layer in which active positions were counted."""
         layout = self.layout
@@ -211,8 +229,10 @@ def _spread(part: Units, layout: Layout) -> Units:
 
 LAYER_READINGS: Mapping[str, Callable[[Units], Floats]] = {
     # mean, and root of the mean square, of all elements
-    "mean": lambda units: units.over_units(units.mean),
+    "mean": lambda units: units.total_mean,
     "rms": lambda units: units.rms,
+    # mean of all elements over their standard deviation: what all units and samples have in common
+    "common_mode": lambda units: units.total_mean / units.deviation,
     # squared mean, and variance, of a unit, averaged over the units: the two parts of the mean square (NF-ResNet)
     "channel_mean_square": lambda units: units.mean_squared_mean,
     "channel_variance": lambda units: units.mean_variance,
@@ -236,6 +256,8 @@ def active_readings(dormant_below: float = DORMANT_BELOW) -> Mapping[str, Callab
         "dead_units": lambda units: units.per_layer(units.dead),
         # units active on less than a share of their positions
         "dormant_units": lambda units: units.per_layer(units.active < dormant_below * units.positions),
+        # units whose mean is at most 0.025 of the layer's; where there are negative values, of absolute means
+        "tau_dormant_units": lambda units: units.per_layer(units.tau_dormant),
     }
 
 
@@ -267,6 +289,8 @@ SUM_READINGS: Mapping[str, Callable[[Sums], Floats]] = {
     "cosine": lambda sums: sums.mean_product / (sums.rms("skip") * sums.rms("branch")),
 }
 """Readings of a residual sum."""
+SET_READINGS = ("feature_rank", "mean_share", "spectral_norm")
+"""Readings of a fixed set only; see `harness.probes.set_readings`."""
 
-READINGS: tuple[str, ...] = (*LAYER_READINGS, *active_readings(), *SUM_READINGS)
+READINGS: tuple[str, ...] = (*LAYER_READINGS, *active_readings(), *SUM_READINGS, *SET_READINGS)
 """All readings by name."""

@@ -13,7 +13,7 @@ from harness.probes.readings import LAYER_READINGS, SUM_READINGS, Floats, Layout
 from harness.probes.transfer import UnpackedPass
 
 Row = dict[str, float | int]
-_DEFINED_BY_SOURCE = ("dead", "inert", "dormant")
+_DEFINED_BY_SOURCE = ("dead", "inert", "dormant", "tau_dormant")
 """Readings that mean another thing for another set of inputs, so that their names say `batch` too."""
 
 

@@ -33,11 +33,13 @@ class Selection:
     """What is read: points in the order of the modules, parameters by their labels, and what could not be found.
 
     parameters: full name -> label in metric names; norms: names of batch-norms whose scale and shift are read.
+    up_projections: of residual sums, by label, `b03/up_projection`.
     """
 
     points: list[Point] = field(default_factory=list)
     parameters: dict[str, str] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
+    up_projections: dict[str, nn.Module] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -153,7 +155,11 @@ def _add_preset(selection: Selection, model: nn.Module, preset: str, sums: Modul
             f"preset {preset!r}: the model has no residual sums, no modules made of modules and no global average "
             "pooling; name layers by a pattern, e.g. where='**.relu*'"
         )
-    labels = _up_projections(model, residual)
+    labels: dict[str, str] = {}
+    for label, name, module in _up_projections(model, residual):
+        selection.up_projections[label] = module
+        trained_here = [kind for kind, each in module.named_parameters(recurse=False) if each.requires_grad]
+        labels |= {f"{name}.{kind}": f"{label}.{kind}" for kind in trained_here}
     if preset == "full":
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         selection.parameters |= {name: labels.get(name, name) for name in trained}
@@ -220,12 +226,11 @@ def _module_outputs(model: nn.Module) -> list[Point]:
     ]
 
 
-def _up_projections(model: nn.Module, residual: list[tuple[str, nn.Module]]) -> dict[str, str]:
-    """Trained parameters of every residual sum's up-projection, with labels like `b03/up_projection.weight`.
+def _up_projections(model: nn.Module, residual: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, str, nn.Module]]:
+    """The up-projection of every residual sum that has one: a label like `b03/up_projection`, its name, and itself.
 
     It is the sum's sibling of that name, else the last convolution or linear layer that is registered before the sum.
     """
-    labels: dict[str, str] = {}
     for index, (name, _) in enumerate(residual):
         parent, _, own = name.rpartition(".")
         found: tuple[str, nn.Module] | None = None
@@ -238,8 +243,4 @@ def _up_projections(model: nn.Module, residual: list[tuple[str, nn.Module]]) -> 
             if child_name == "up_projection":
                 break
         if found is not None:
-            block = _block(index, len(residual)).removeprefix("block/")
-            for kind, parameter in found[1].named_parameters(recurse=False):
-                if parameter.requires_grad:
-                    labels[f"{found[0]}.{kind}"] = f"{block}/up_projection.{kind}"
-    return labels
+            yield f"{_block(index, len(residual)).removeprefix('block/')}/up_projection", *found
