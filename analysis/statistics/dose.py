@@ -23,7 +23,7 @@ from analysis.statistics.estimates import NORMAL, Estimate, wilson
 from harness.located import InputError
 
 Floats = NDArray[np.float64]
-_CUTOFF = NORMAL**2 / 2
+CUTOFF = NORMAL**2 / 2
 """How far below its maximum the log-likelihood may lie at what the 95 % interval holds: half of chi²(1)'s quantile."""
 _INSIDE, _OUTSIDE, _BETWEEN = 161, 40, 14
 """Lethal doses that the profile tries within the range tested, on either side of it, and between two to refine it."""
@@ -68,26 +68,31 @@ class LethalDose:
         return f"{self.estimate}, at {len(self.doses)} doses from {lowest:.4g} to {highest:.4g}"
 
 
-def lethal_dose(runs: pd.DataFrame, column: str, rising: bool = True) -> LethalDose:
+def lethal_dose(
+    runs: pd.DataFrame, column: str, rising: bool = True, dead: pd.Series[bool] | None = None
+) -> LethalDose:
     """The lethal value of a numeric column, such as `prepool/units`, `optim.lr` or `model.residual_scale`.
 
     Every finished run counts once; one that diverged has not died. `rising` is an assumption: that a higher dose kills
     no less (false: no more); where the runs speak against it, the note says so. Runs without a positive number there (a
     list of scales, `learned`, 0) are left out, which the note counts. Raises InputError for a column that the frame
-    lacks, and where fewer than two doses were tested.
+    lacks, and where fewer than two doses were tested. `dead` says who counts as dead, by the frame's index, where that
+    is not who had an event, such as `health.functionally_dead`; where it is missing, the run is left out.
     """
     demand(runs, column)
     finished = runs[runs["state"] == "finished"]
     dose = pd.to_numeric(finished[column], errors="coerce").astype(float)
-    usable = np.isfinite(dose) & (dose > 0)
+    fate = (finished["outcome"].isin(EVENTS) if dead is None else dead.loc[finished.index]).astype("boolean")
+    usable = np.isfinite(dose) & (dose > 0) & fate.notna()
     doses = np.unique(dose[usable])
     if len(doses) < 2:
         there = ", ".join(f"{value:g}" for value in doses) or "none"
         raise InputError([f"{column}: a lethal value takes finished runs at two positive ones or more; found: {there}"])
     place = np.searchsorted(doses, dose[usable])
-    died = finished.loc[usable, "outcome"].isin(EVENTS)
+    died = fate[usable].astype(bool)
     left_out = int((~usable).sum())
-    notes = [f"{left_out} runs without a positive {column} left out"] if left_out else []
+    lacking = f"a positive {column}" if dead is None else f"a positive {column} and an end"
+    notes = [f"{left_out} runs without {lacking} left out"] if left_out else []
     return fit(doses, np.bincount(place, weights=died), np.bincount(place), rising, notes)
 
 
@@ -114,7 +119,7 @@ def fit(
     middles, height, slopes = _refined(partial(_profile, unit, *counts))
     peak, top = _peak(middles, height)
     opposite = _profile(1 - unit, *counts, middles[::4])[0].max()  # the same model with slope <= 0
-    notes = [*notes, *_remarks(ordered, opposite > top + _CUTOFF, rising)]
+    notes = [*notes, *_remarks(ordered, opposite > top + CUTOFF, rising)]
     tested = float(doses["dose"].iloc[0]), float(doses["dose"].iloc[-1])
 
     def in_doses(place: float) -> float:
@@ -191,7 +196,7 @@ def _refined(profile: Callable[[Floats], tuple[Floats, Floats]]) -> tuple[Floats
     middles = np.concatenate([-far[::-1], np.linspace(0, 1, _INSIDE), 1 + far])
     height, slopes = profile(middles)
     for _ in range(2):
-        best, held = int(height.argmax()), np.flatnonzero(height >= height.max() - _CUTOFF)
+        best, held = int(height.argmax()), np.flatnonzero(height >= height.max() - CUTOFF)
         pairs = np.array([(best - 1, best), (best, best + 1), (held[0] - 1, held[0]), (held[-1], held[-1] + 1)])
         ends = middles[pairs.clip(0, len(middles) - 1)]
         new = np.setdiff1d(np.linspace(ends[:, 0], ends[:, 1], _BETWEEN), middles)
@@ -220,7 +225,7 @@ def _peak(middles: Floats, height: Floats) -> tuple[float, float]:
 
 def _interval(middles: Floats, below: Floats) -> tuple[float, float]:
     """Ends of the 95 % interval, infinite beyond [0, 1], from how far the profile is `below` its peak (as <= 0)."""
-    above = below + _CUTOFF
+    above = below + CUTOFF
     held = np.flatnonzero(above >= 0)
 
     def crossing(place: int, outer: int) -> float:
