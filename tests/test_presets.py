@@ -40,6 +40,20 @@ def test_blocks_reads_every_residual_sum_at_its_cadence(tmp_path: Path) -> None:
     assert "block/b01/output/dead_share_probe" in rows[-1]
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_net_without_exact_zeros_is_read_near_zero_and_its_dead_are_the_inert(
+    tmp_path: Path, activation: str
+) -> None:
+    model = {"name": "inception_resnet_v1", "activation": activation}
+    plain = run_in(tmp_path / "a", tiny(model=model, train={"steps": 5}))
+    read = run_in(tmp_path / "b", tiny(model=model, train={"steps": 5}, probes=probes("blocks")))
+    assert same_weights(plain[2], read[2]) and plain[0] == read[0]
+    near = {name: value for name, value in read[1][-1].items() if "near_zero" in name}
+    layers = [*(f"block/b{number:02}/output" for number in (1, 2, 3)), "prepool"] if activation == "gelu" else []
+    assert set(near) == {f"{layer}/near_zero_{source}" for layer in layers for source in ("probe", "probe_eval")}
+    assert all(0 < value < 1 for value in near.values())
+
+
 def test_full_reads_gradients_and_updates_with_the_row_of_their_step(tmp_path: Path) -> None:
     _, rows, _ = run_in(tmp_path, tiny(probes=probes("full")))
     first = rows[0]

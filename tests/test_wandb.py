@@ -1,6 +1,7 @@
 """The wandb mirror: the real SDK, offline, read back; and what happens when it fails."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.sinks.wandb import WandbOptions, WandbSink
+from harness.sinks.wandb import WandbOptions, WandbSink, quiet_wandb
 from harness.store import RunDirectory
 from harness.sweep.expand import expand
 from harness.sweep.run import wandb_options
@@ -83,6 +84,51 @@ def test_online_without_a_login_never_asks_for_one(tmp_path: Path) -> None:
     code, said = on_terminal([*harness, "report", out, "--wandb", "online"], home)
     assert code == 2 and "wandb did not take the report" in said, said
     assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", [None, "{folder}/file"])
+def test_a_home_that_is_unset_or_cannot_be_written_changes_nothing(tmp_path: Path, home: str | None) -> None:
+    """What the command says and what the mirror holds; without a place for it, wandb's service logs to the terminal."""
+    (tmp_path / "file").touch()
+    environment = {name: each for name, each in os.environ.items() if not name.startswith(("HOME", "XDG_", "WANDB_"))}
+    if home is not None:
+        environment["HOME"] = home.format(folder=tmp_path)
+    settings = ["model.width=0.03125", "model.repeats=[1,1,1]", "data.batch_size=8", "train.steps=2"]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "harness", "run", *settings, "compute.device=cpu", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any(record["type"] == "history" for record in records(out))
+
+
+@pytest.mark.parametrize(
+    ("variables", "moved"),
+    [
+        ({"HOME": "{folder}"}, set()),
+        ({"HOME": "{folder}/not/yet/there"}, set()),
+        ({}, {"CACHE", "DATA"}),
+        ({"HOME": "{folder}/file"}, {"CACHE", "DATA"}),
+        ({"XDG_CACHE_HOME": "{folder}"}, {"DATA"}),
+        ({"HOME": "{folder}", "XDG_CACHE_HOME": "relative"}, {"CACHE"}),
+        ({"HOME": "{folder}", "XDG_DATA_HOME": "{folder}/file/none"}, {"DATA"}),
+        ({"WANDB_CACHE_DIR": "{folder}", "WANDB_DATA_DIR": "{folder}"}, set()),
+        ({"HOME": "{folder}", "WANDB_CACHE_DIR": "/dev/null"}, {"CACHE"}),
+    ],
+)
+def test_wandb_keeps_its_own_beside_the_mirror_only_where_the_home_cannot_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], moved: set[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, "")  # so that what is set in between is undone
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(folder=tmp_path))
+    quiet_wandb(tmp_path / "out")
+    beside = str(tmp_path / "out" / "wandb" / "cache")
+    assert {name for name in ("CACHE", "DATA") if os.environ.get(f"WANDB_{name}_DIR") == beside} == moved
+    assert not (tmp_path / "not").exists()
 
 
 def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

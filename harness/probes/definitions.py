@@ -1,6 +1,10 @@
 """What the words mean: pure functions of an activation of shape (N, C, H, W). Source: experiments/QUESTION.md, "Words".
 
 A position is active when its value is not exactly zero. NaN is not zero, so it counts as active.
+
+`dead` holds for activations that clip to zero: ReLU, ReLU6. Whether others ever give an exact zero is a matter of
+rounding (in float32 GELU below -6, SiLU below -89, ELU never), so that their units are dead long before they read so;
+`inert` holds for any.
 """
 
 from __future__ import annotations
@@ -9,11 +13,20 @@ import torch
 from torch import Tensor
 
 INERT_VARIANCE = 1e-12
-"""A unit whose value varies less than this is inert."""
+"""A unit whose value varies less than this is inert: a standard deviation of 1e-6.
+
+It is absolute: a layer whose units are all gone has no scale of its own left, and activations have one, since they
+bend within a few units of zero. Where an activation makes 1e-6 or less of inputs that vary by 1, its slope is as small,
+and so is the gradient that passes. With standard normal inputs around c, float32 and bfloat16 alike, GELU is there
+from c = -8 and SiLU from -18. A unit that is constant in its floating type has exactly no variance, wherever it
+lies. What is not an activation and itself scaled below 1e-6 reads as inert, too (a LayerScale, as it begins in CaiT).
+"""
 DORMANT_BELOW = 0.01
 """A unit active on a smaller share of positions than this is dormant."""
 TAU = 0.025
 """A unit whose mean activation is at most this share of its layer's is tau-dormant (Sokar et al. 2302.12902)."""
+NEAR_ZERO = 0.05
+"""An element of at most this absolute value is near zero; fastai's ActivationStats, made for ReLU, counts x <= 0.05."""
 
 
 def _active(x: Tensor) -> Tensor:

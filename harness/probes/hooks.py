@@ -246,9 +246,9 @@ class ActivationHook:
         for suffix, x in _tensors(activation):
             axis = self._axis_of(name + suffix, x)
             moments = None if self.point.relu else self._context.recall(x, axis)
-            if moments is None:
+            if moments is None or (moments.near is None) == self.point.smooth:
                 values = x.detach().relu() if self.point.relu else x.detach()
-                moments = self._context.reducer.moments(values, axis, count_active=True)
+                moments = self._context.reducer.moments(values, axis, count_active=True, count_near=self.point.smooth)
                 if not self.point.relu:
                     self._context.remember(x, axis, moments)
             self._add(name + suffix, moments)
@@ -278,7 +278,7 @@ class ActivationHook:
             return reducer.moments(x, axis, count_active=False)
 
         known = self._context.recall(inputs[0], axis)
-        self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None))
+        self._add(f"{name}/skip", read(skip) if known is None else known._replace(active=None, near=None))
         product = reducer.inner_product(skip, branch)
         self._add(f"{name}/branch", read(branch), product, factor if one_number else None)
         if not one_number:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.probes.definitions import NEAR_ZERO
+
 EXACT_IN_FLOAT32 = 2**24
 """Whole numbers up to this are exact in float32."""
 
@@ -23,6 +25,7 @@ class Moments(NamedTuple):
     total: Tensor
     squares: Tensor
     active: Tensor | None
+    near: Tensor | None = None
 
 
 def wide(x: Tensor) -> Tensor:
@@ -58,12 +61,12 @@ class Reducer:
             self._views[key] = scratch.as_strided(*key[:2]) if dense else scratch[:size].view(x.shape)
         return self._views[key]
 
-    def moments(self, x: Tensor, axis: int, count_active: bool) -> Moments:
+    def moments(self, x: Tensor, axis: int, count_active: bool, count_near: bool = False) -> Moments:
         """Moments of an activation with at least 2 dimensions and 1 element, any floating type, units along `axis`.
 
         In float32, in float64 for float64. In float32 the square of a deviation above 1e19 is infinite, and that of one
         below 1e-22 is zero.
-        count_active: count the positions that are not exactly zero, too; NaN is not zero.
+        count_active, count_near: count the positions that are not exactly zero, and those near zero; NaN is neither.
         """
         x = wide(x)
         others = [dimension for dimension in range(x.ndim) if dimension != axis]
@@ -73,12 +76,13 @@ class Reducer:
         deviation = torch.sub(x, shift.view([-1] + [1] * (x.ndim - 1 - axis)), out=scratch)
         total = deviation.sum(others)
         squares = torch.mul(deviation, deviation, out=scratch).sum(others)
-        active = None
-        if count_active:
-            # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
-            exact = torch.float32 if x.numel() <= EXACT_IN_FLOAT32 else torch.float64
-            active = torch.ne(x, 0, out=scratch).sum(others, dtype=exact)
-        return Moments(x.numel() // x.shape[axis], shift, total, squares, active)
+        # a comparison that makes booleans is ten times slower on the CPU than one that writes floats
+        exact = torch.float32 if x.numel() <= EXACT_IN_FLOAT32 else torch.float64
+        active = torch.ne(x, 0, out=scratch).sum(others, dtype=exact) if count_active else None
+        near = None
+        if count_near:
+            near = torch.le(torch.abs(x, out=scratch), NEAR_ZERO, out=scratch).sum(others, dtype=exact)
+        return Moments(x.numel() // x.shape[axis], shift, total, squares, active, near)
 
     def inner_product(self, x: Tensor, y: Tensor) -> Tensor:
         """Sum of the elements of x * y, two tensors of one shape: a scalar."""

@@ -16,6 +16,8 @@ class Point:
     module_name, module: where the hook stands.
     side: the module's output, its first input, or, of a residual sum, skip and branch and sum at once.
     relu: read the ReLU of the tensor instead of the tensor.
+    smooth: it is what an activation without exact zeros leaves (GELU, SiLU, ...), so that elements near zero are
+        counted, and inert units are its dead ones.
     asked_for: named by a pattern and not by a preset, so that its silence is worth a warning.
     """
 
@@ -24,4 +26,5 @@ class Point:
     module: nn.Module
     side: Literal["output", "input", "sum"]
     relu: bool = False
+    smooth: bool = False
     asked_for: bool = False

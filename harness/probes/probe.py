@@ -74,6 +74,11 @@ def observe(
     dormant_below: a unit active on a smaller share of positions than this is dormant, in [0, 1].
 
     A step is a forward pass of `model` in training mode with gradients enabled (or see `optimizer` and `Probe.step`).
+    Dead units of a ReLU or ReLU6 are those that are zero everywhere (`dead_units`). Those of GELU, SiLU, Mish, ELU,
+    Hardswish or another activation that hardly gives an exact zero are those that do not vary (`inert_units`, which
+    holds for any activation): where one is the last module registered before what is read, timelines and bursts take
+    these, and `near_zero` is read too. See `harness.probes.definitions`.
+
     Evaluation, forward passes without gradients, and those that a backward pass repeats (activation checkpointing) are
     neither counted nor read. What cannot be read is left out with a ProbeWarning: nothing is raised into the training.
     Raises ValueError for a `where`, reading or parameter pattern that names nothing.
@@ -458,7 +463,10 @@ class Probe:
         return pd.DataFrame(self.rows, columns=None if self.rows else ["step"]).set_index("step")
 
     def timeline(self, definition: Literal["batch", "probe"] = "batch") -> Timeline:
-        """Which units were dead at each reading, by training batches, or by `read_set` in train-mode batch-norm."""
+        """Which units were dead at each reading, by training batches, or by `read_set` in train-mode batch-norm.
+
+        Dead is zero everywhere, and without variation in a layer that GELU or its like leaves (see `observe`).
+        """
         self._catch_up()
         return self._timelines[definition]
 

@@ -23,7 +23,7 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Names of layers (P), how many units each has, and whether active positions were counted in it.
+    """Names of layers (P), how many units each has, and whether active positions, and those near zero, were counted.
 
     Equal ones are one object (see `layout_of`), so that what is computed from it is computed once.
     """
@@ -31,6 +31,7 @@ class Layout:
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     counts_active: tuple[bool, ...]
+    counts_near: tuple[bool, ...]
 
     @cached_property
     def starts(self) -> Whole:
@@ -53,6 +54,11 @@ class Layout:
         return self.counted[self.of_unit]
 
     @cached_property
+    def near_units(self) -> Bools:
+        """Units of layers in which positions near zero were counted, (U,)."""
+        return np.array(self.counts_near)[self.of_unit]
+
+    @cached_property
     def index(self) -> dict[str, int]:
         """Position of each layer by its name."""
         return {name: position for position, name in enumerate(self.names)}
@@ -63,9 +69,11 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def layout_of(names: tuple[str, ...], sizes: tuple[int, ...], counts_active: tuple[bool, ...]) -> Layout:
+def layout_of(
+    names: tuple[str, ...], sizes: tuple[int, ...], counts_active: tuple[bool, ...], counts_near: tuple[bool, ...]
+) -> Layout:
     """The layout of these layers."""
-    return Layout(names, sizes, counts_active)
+    return Layout(names, sizes, counts_active, counts_near)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Units:
 
     count: positions per unit, (P,). mean, squares: mean and sum of squared deviations from it, (U,), both NaN for a
     unit with NaN or infinity, or with squares that the device's numbers cannot hold.
-    active: positions that are not exactly zero, (U,), NaN where they were not counted.
+    active, near: positions that are not exactly zero, and that are near zero, (U,), NaN where they were not counted.
     """
 
     layout: Layout
@@ -82,10 +90,18 @@ class Units:
     mean: Floats
     squares: Floats
     active: Floats
+    near: Floats
 
     @classmethod
     def from_sums(
-        cls, layout: Layout, count: Floats, shift: Floats, total: Floats, squares: Floats, active: Floats
+        cls,
+        layout: Layout,
+        count: Floats,
+        shift: Floats,
+        total: Floats,
+        squares: Floats,
+        active: Floats,
+        near: Floats,
     ) -> Units:
         """From sums over x - shift, each (U,); see `harness.probes.moments.Moments`."""
         with np.errstate(all="ignore"):
@@ -94,7 +110,7 @@ class Units:
             mean = shift + deviation
             lost = ~np.isfinite(mean + squares)
             mean[lost] = squares[lost] = np.nan
-        return cls(layout, count, mean, squares, active)
+        return cls(layout, count, mean, squares, active, near)
 
     @cached_property
     def positions(self) -> Floats:
@@ -111,6 +127,12 @@ class Units:
         """Which units are zero everywhere, (U,); none where active positions were not counted."""
         zero: Bools = self.active == 0
         return zero
+
+    @cached_property
+    def inert(self) -> Bools:
+        """Which units hardly vary, (U,); NaN and infinity are not inert."""
+        still: Bools = self.variance <= INERT_VARIANCE
+        return still
 
     def per_layer(self, values: NDArray[Any], join: np.ufunc = np.add) -> Floats:
         """The values of each layer's units, (U,), joined by a sum, or by another function: (P,)."""
@@ -156,10 +178,14 @@ class Units:
         return dormant
 
     def dead_by_layer(self) -> dict[str, Bools]:
-        """Which units are dead, (C,) for each layer in which active positions were counted."""
+        """Which units are dead, (C,) for each layer in which active positions were counted.
+
+        Of a layer without exact zeros, in which those near zero were counted, these are the inert ones.
+        """
         layout = self.layout
         counted = np.flatnonzero(layout.counted).tolist()
-        return {layout.names[layer]: self.dead[layout.units(layer)] for layer in counted}
+        dead = np.where(layout.near_units, self.inert, self.dead)
+        return {layout.names[layer]: dead[layout.units(layer)] for layer in counted}
 
     def scaled(self, source: tuple[str, ...], names: tuple[str, ...], factors: Floats) -> Units:
         """These layers followed by others: `names[i]` is `source[i]` times `factors[i]`."""
@@ -173,6 +199,7 @@ class Units:
             np.concatenate([self.mean, self.mean[units] * by_unit]),
             np.concatenate([self.squares, self.squares[units] * by_unit**2]),
             np.concatenate([self.active, np.full(len(units), np.nan)]),
+            np.concatenate([self.near, np.full(len(units), np.nan)]),
         )
 
 
@@ -182,8 +209,11 @@ def _extended(layout: Layout, source: tuple[str, ...], names: tuple[str, ...]) -
     layers = np.array([layout.index[name] for name in source])
     sizes = tuple(layout.sizes[layer] for layer in layers)
     units = np.concatenate([np.arange(sum(layout.sizes))[layout.units(layer)] for layer in layers])
-    counts_active = layout.counts_active + (False,) * len(names)
-    return layout_of(layout.names + names, layout.sizes + sizes, counts_active), layers, units
+    neither = (False,) * len(names)
+    extended = layout_of(
+        layout.names + names, layout.sizes + sizes, layout.counts_active + neither, layout.counts_near + neither
+    )
+    return extended, layers, units
 
 
 def merge(parts: Sequence[Units]) -> Units:
@@ -201,29 +231,31 @@ def merge(parts: Sequence[Units]) -> Units:
     means = np.stack([part.mean for part in parts])
     mean = (positions * means).sum(0) / positions.sum(0)
     squares = np.stack([part.squares for part in parts]).sum(0) + (positions * (means - mean) ** 2).sum(0)
-    active = np.stack([part.active for part in parts]).sum(0)
-    return Units(layout, np.sum([part.count for part in parts], axis=0), mean, squares, active)
+    active, near = (np.stack([getattr(part, name) for part in parts]).sum(0) for name in ("active", "near"))
+    return Units(layout, np.sum([part.count for part in parts], axis=0), mean, squares, active, near)
 
 
 def _union(layouts: Sequence[Layout]) -> Layout:
     rows = dict.fromkeys(
-        row for each in layouts for row in zip(each.names, each.sizes, each.counts_active, strict=True)
+        row
+        for each in layouts
+        for row in zip(each.names, each.sizes, each.counts_active, each.counts_near, strict=True)
     )
-    names, sizes, counts_active = zip(*rows, strict=True)
+    names, sizes, counts_active, counts_near = zip(*rows, strict=True)
     if len(set(names)) < len(names):
         changed = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"the number of units changes from one forward pass to the next in {', '.join(changed)}")
-    return layout_of(names, sizes, counts_active)
+    return layout_of(names, sizes, counts_active, counts_near)
 
 
 def _spread(part: Units, layout: Layout) -> Units:
     """The same on a larger layout; a layer that the part lacks has no positions."""
     count = np.zeros(len(layout.names))
-    columns = np.zeros((3, sum(layout.sizes)))
+    columns = np.zeros((4, sum(layout.sizes)))
     for position, name in enumerate(part.layout.names):
         layer, source = layout.index[name], part.layout.units(position)
         count[layer] = part.count[position]
-        columns[:, layout.units(layer)] = part.mean[source], part.squares[source], part.active[source]
+        columns[:, layout.units(layer)] = [each[source] for each in (part.mean, part.squares, part.active, part.near)]
     return Units(layout, count, *columns)
 
 
@@ -241,8 +273,8 @@ LAYER_READINGS: Mapping[str, Callable[[Units], Floats]] = {
     "channel_variance_max": lambda units: units.per_layer(units.variance, np.fmax),
     # units with NaN or infinity
     "nonfinite_units": lambda units: units.per_layer(np.isnan(units.mean)),
-    # units that hardly vary: variance <= 1e-12
-    "inert_units": lambda units: units.per_layer(units.variance <= INERT_VARIANCE),
+    # units that hardly vary: variance <= 1e-12; the dead ones of any activation
+    "inert_units": lambda units: units.per_layer(units.inert),
 }
 """Readings of every layer, (P,). Those that count units are joined by a `_share` of the layer's units."""
 
@@ -252,13 +284,20 @@ def active_readings(dormant_below: float = DORMANT_BELOW) -> Mapping[str, Callab
     return {
         # share of elements that are exactly zero
         "zero_fraction": lambda units: 1 - units.over_units(units.active) / units.count,
-        # units that are zero everywhere
+        # units that are zero everywhere: the dead ones of ReLU and ReLU6, none by construction of GELU, SiLU, ...
         "dead_units": lambda units: units.per_layer(units.dead),
         # units active on less than a share of their positions
         "dormant_units": lambda units: units.per_layer(units.active < dormant_below * units.positions),
         # units whose mean is at most 0.025 of the layer's; where there are negative values, of absolute means
         "tau_dormant_units": lambda units: units.per_layer(units.tau_dormant),
     }
+
+
+NEAR_READINGS: Mapping[str, Callable[[Units], Floats]] = {
+    # share of elements with |x| <= 0.05
+    "near_zero": lambda units: units.over_units(units.near) / units.count,
+}
+"""Readings of layers without exact zeros, which an activation such as GELU leaves, (P,)."""
 
 
 @dataclass(frozen=True)
@@ -292,5 +331,5 @@ SUM_READINGS: Mapping[str, Callable[[Sums], Floats]] = {
 SET_READINGS = ("feature_rank", "mean_share", "spectral_norm")
 """Readings of a fixed set only; see `harness.probes.set_readings`."""
 
-READINGS: tuple[str, ...] = (*LAYER_READINGS, *active_readings(), *SUM_READINGS, *SET_READINGS)
+READINGS: tuple[str, ...] = (*LAYER_READINGS, *active_readings(), *NEAR_READINGS, *SUM_READINGS, *SET_READINGS)
 """All readings by name."""

@@ -7,9 +7,17 @@ from functools import lru_cache
 from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.probes.readings import LAYER_READINGS, SUM_READINGS, Floats, Layout, Sums, Units, active_readings
+from harness.probes.readings import (
+    LAYER_READINGS,
+    NEAR_READINGS,
+    SUM_READINGS,
+    Floats,
+    Layout,
+    Sums,
+    Units,
+    active_readings,
+)
 from harness.probes.transfer import UnpackedPass
 
 Row = dict[str, float | int]
@@ -27,6 +35,7 @@ class RowWriter:
     def __init__(self, readings: Sequence[str], dormant_below: float) -> None:
         self._layers = {name: each for name, each in LAYER_READINGS.items() if name in readings}
         self._active = {name: each for name, each in active_readings(dormant_below).items() if name in readings}
+        self._near = {name: each for name, each in NEAR_READINGS.items() if name in readings}
         self._sums = {name: each for name, each in SUM_READINGS.items() if name in readings}
 
     def row(self, units: Units, passes: Sequence[UnpackedPass], source: str) -> Row:
@@ -34,23 +43,24 @@ class RowWriter:
         row: Row = {}
         with np.errstate(all="ignore"):
             units, sums = _complete(units, passes)
-            every, counted = np.arange(len(units.count)), np.flatnonzero(units.layout.counted)
-            for reading, function in self._layers.items():
-                _add(row, units.layout, every, reading, source, function(units))
-            for reading, function in self._active.items():
-                _add(row, units.layout, counted, reading, source, function(units))
+            layout = units.layout
+            every = (True,) * len(layout.names)
+            kinds = (self._layers, every), (self._active, layout.counts_active), (self._near, layout.counts_near)
+            for functions, layers in kinds:
+                for reading, function in functions.items() if any(layers) else ():
+                    _add(row, layout, layers, reading, source, function(units))
             for reading, of_sums in self._sums.items() if sums.names else ():
                 names = (f"{name}/{_metric(reading, source)}" for name in sums.names)
                 row.update(zip(names, of_sums(sums).tolist(), strict=True))
         return row
 
 
-def _add(row: Row, layout: Layout, layers: NDArray[np.int64], reading: str, source: str, values: Floats) -> None:
-    values = values[layers]
+def _add(row: Row, layout: Layout, layers: tuple[bool, ...], reading: str, source: str, values: Floats) -> None:
+    values = values[np.array(layers)]
     if reading.endswith("_units"):
-        row.update(zip(_names(layout, len(layers), reading, source), values.astype(int).tolist(), strict=True))
-        reading, values = reading.replace("_units", "_share"), values / np.array(layout.sizes)[layers]
-    row.update(zip(_names(layout, len(layers), reading, source), values.tolist(), strict=True))
+        row.update(zip(_names(layout, layers, reading, source), values.astype(int).tolist(), strict=True))
+        reading, values = reading.replace("_units", "_share"), values / np.array(layout.sizes)[np.array(layers)]
+    row.update(zip(_names(layout, layers, reading, source), values.tolist(), strict=True))
 
 
 def _complete(units: Units, passes: Sequence[UnpackedPass]) -> tuple[Units, Sums]:
@@ -72,7 +82,6 @@ def _metric(reading: str, source: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _names(layout: Layout, count: int, reading: str, source: str) -> tuple[str, ...]:
-    """Of all layers, or of those in which active positions were counted."""
-    layers = layout.names if count == len(layout.names) else compress(layout.names, layout.counts_active)
-    return tuple(f"{layer}/{_metric(reading, source)}" for layer in layers)
+def _names(layout: Layout, layers: tuple[bool, ...], reading: str, source: str) -> tuple[str, ...]:
+    """The metric of each of the layers."""
+    return tuple(f"{layer}/{_metric(reading, source)}" for layer in compress(layout.names, layers))

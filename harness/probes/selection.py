@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -20,9 +21,15 @@ PRESETS: tuple[str, ...] = get_args(Preset)
 ModulePredicate = Callable[[str, nn.Module], bool]
 Where = str | ModulePredicate | Iterable[str]
 
-_ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+_SMOOTH = (nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus)
+_SMOOTH_NAMES = re.compile("gelu|silu|swish|mish", re.IGNORECASE)
+"""Activations that hardly ever give an exact zero, and how other packages' classes of them are called."""
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, *_SMOOTH)
+_PASSING = (
+    nn.Identity, nn.Flatten, nn.modules.dropout._DropoutNd,
+    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
 )  # fmt: skip
+"""Layers that make no exact zeros of their own."""
 _POOLS = ("AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "GlobalAveragePool", "SelectAdaptivePool2d")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -58,6 +65,13 @@ def select(model: nn.Module, where: Where, sums: ModulePredicate = is_residual_s
     sums: which modules are residual sums, called with (skip, branch).
     Raises ValueError for a pattern or predicate that matches nothing, and for a preset that the model has no place for.
     """
+    selection = _select(model, where, sums)
+    leaves = _leaves(model)
+    selection.points = [replace(point, smooth=_is_smooth(leaves, point)) for point in selection.points]
+    return selection
+
+
+def _select(model: nn.Module, where: Where, sums: ModulePredicate) -> Selection:
     selection = Selection()
     if callable(where):
         matches = [(name, module) for name, module in model.named_modules() if where(name, module)]
@@ -84,6 +98,23 @@ def select_parameters(model: nn.Module, pattern: str) -> dict[str, str]:
     if not matches:
         raise ValueError(f"parameters={pattern!r} matches none of the {len(names)} trained ones{near(pattern, names)}")
     return {name: name for name in matches}
+
+
+def _is_smooth(leaves: Sequence[nn.Module], point: Point) -> bool:
+    """Whether an activation without exact zeros comes last before what is read, in the order of registration.
+
+    leaves: the modules of the model that are made of none.
+    """
+    if point.side == "sum" or ".relu()" in point.name:
+        return False
+    own = _leaves(point.module)
+    end = leaves.index(own[-1]) + 1 if point.side == "output" else leaves.index(own[0])
+    last = next((leaf for leaf in reversed(leaves[:end]) if not isinstance(leaf, _PASSING)), None)
+    return last is not None and (isinstance(last, _SMOOTH) or bool(_SMOOTH_NAMES.search(type(last).__name__)))
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    return [each for each in module.modules() if not any(True for _ in each.children())]
 
 
 def _layer(label: str, name: str, module: nn.Module) -> Point:

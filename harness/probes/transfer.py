@@ -64,6 +64,7 @@ def pack(layers: Sequence[LayerMoments], group: Any = None) -> PackedPass:
         tuple(each.name for each in layers),
         tuple(each.moments.total.numel() for each in layers),
         tuple(each.moments.active is not None for each in layers),
+        tuple(each.moments.near is not None for each in layers),
     )
     sums = [each for each in layers if each.product is not None]
     factors = [each.factor for each in sums]
@@ -72,6 +73,7 @@ def pack(layers: Sequence[LayerMoments], group: Any = None) -> PackedPass:
     pieces += [each.moments.total for each in layers]
     pieces += [each.moments.squares for each in layers]
     pieces += [each.moments.active for each in layers if each.moments.active is not None]
+    pieces += [each.moments.near for each in layers if each.moments.near is not None]
     pieces += [each.product.reshape(1) for each in sums if each.product is not None]
     pieces += [factor.reshape(1) for factor in factors if isinstance(factor, Tensor)]
     values = torch.cat([piece.to(device) for piece in pieces])
@@ -110,9 +112,13 @@ def _unpack_rank(packed: PackedPass, values: Floats) -> UnpackedPass:
     if values.size > packed.length:  # the rank's own counts stand before its values
         counts, values = values[:layers], values[layers:]
     shift, total, squares = values[: 3 * size].reshape(3, size)
-    active = np.full(size, np.nan)
-    rest = 3 * size + int(layout.counted_units.sum())
-    active[layout.counted_units] = values[3 * size : rest]
+    active, near = np.full((2, size), np.nan)
+    rest = 3 * size
+    for counts_of, where in ((active, layout.counted_units), (near, layout.near_units)):
+        start, rest = rest, rest + int(where.sum())
+        counts_of[where] = values[start:rest]
     products, learned = values[rest : rest + len(packed.sums)], iter(values[rest + len(packed.sums) :].tolist())
     factors: Floats = np.array([next(learned) if factor is None else factor for factor in packed.factors], np.float64)
-    return UnpackedPass(Units.from_sums(layout, counts, shift, total, squares, active), packed.sums, products, factors)
+    return UnpackedPass(
+        Units.from_sums(layout, counts, shift, total, squares, active, near), packed.sums, products, factors
+    )

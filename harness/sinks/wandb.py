@@ -51,7 +51,7 @@ class WandbSink:
     def __init__(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
         self._run: Any = None
         try:
-            self._wandb: Any = quiet_wandb()
+            self._wandb: Any = quiet_wandb(options.folder)
             # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
             self._wandb.util.pd_available = False
             self._run = self._wandb.init(
@@ -104,12 +104,47 @@ class WandbSink:
             print(plain(f"wandb failed, the runs go on without it: {why}"), file=sys.stderr)
 
 
-def quiet_wandb() -> Any:
-    """The module wandb, which then raises where it would ask for a login."""
+def quiet_wandb(folder: Path | None = None) -> Any:
+    """The module wandb, which then raises where it would ask for a login.
+
+    What it would keep in a home that is unset or cannot be written goes into `folder`/wandb/cache: without a place for
+    it, wandb's service writes its log to stderr, and no table can be logged.
+    """
     import wandb
 
+    if folder is not None:
+        kept = str(folder.absolute() / "wandb" / "cache")
+        for variable, base, usual in _KEPT_AT_HOME:
+            if not _can_be_written(os.environ.get(variable) or _under_home(base, usual)):
+                os.environ[variable] = kept
+        if os.path.expanduser("~") == "~":  # noqa: PTH111  Path raises for a user whom the system does not know
+            os.environ.setdefault("WANDB_CONFIG_DIR", kept)
     wandb.setup(wandb.Settings(silent=True))
     return wandb
+
+
+_KEPT_AT_HOME = (
+    ("WANDB_CACHE_DIR", "XDG_CACHE_HOME", ".cache"),
+    ("WANDB_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
+)
+"""Variables that move what wandb keeps of its own, and where it is otherwise (XDG Base Directory Specification)."""
+
+
+def _under_home(base: str, usual: str) -> str | None:
+    """The folder that a variable names, or the usual one in the home; None where there is no home."""
+    if given := os.environ.get(base):
+        return given if Path(given).is_absolute() else None
+    home = os.environ.get("HOME")
+    return str(Path(home, usual)) if home else None
+
+
+def _can_be_written(folder: str | None) -> bool:
+    """Whether files can be made in a folder, which need not exist yet."""
+    if folder is None:
+        return False
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def log_report(
@@ -121,7 +156,7 @@ def log_report(
     InputError where wandb refuses.
     """
     try:
-        wandb = quiet_wandb()
+        wandb = quiet_wandb(folder)
         run = wandb.init(
             mode=mode,
             dir=str(folder),
