@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.claims.claim import Verdict
 from analysis.frames.events import EVENTS
 from analysis.frames.results import Results
+from analysis.statistics import health
 from analysis.statistics.estimates import Estimate, share_above, share_below, wilson
 from harness.located import InputError
 
@@ -54,6 +55,11 @@ def died(runs: pd.DataFrame) -> pd.Series[bool]:
 def collapsed(runs: pd.DataFrame) -> pd.Series[bool]:
     """Which runs had all pre-pool units inert, dead or not: what nets with and without a last batch-norm share."""
     return died(runs) | runs["collapsed_step"].notna()
+
+
+def lost(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs died, collapsed, or are functionally dead at their last reading: graded outcomes beside the event."""
+    return collapsed(runs) | health.functionally_dead(runs).fillna(False).astype(bool)
 
 
 def share(runs: pd.DataFrame, event: Mask = died) -> Estimate:

@@ -59,6 +59,7 @@ class Claim:
     beyond: str = ""
     draw: Callable[[Mapping[str, Results]], Figure] | None = None
     metrics: tuple[str, ...] = ()
+    needs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Finding:
         if self.verdict == "undecided":
             commands = ", ".join(f"`{_command(name)}`" for name in self.claim.sweeps)
             notes.append(f"With more seeds these may decide it: {commands}.")
+            if self.claim.needs is not None:
+                notes.append(f"An arm needs n = {self.claim.needs} runs.")
         if self.claim.beyond:
             notes.append(self.claim.beyond)
         return " ".join(notes)

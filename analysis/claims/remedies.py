@@ -7,6 +7,7 @@ from functools import partial
 
 from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, pooled, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
+from analysis.frames.columns import demand
 from analysis.frames.results import Results
 from analysis.statistics import contrasts, survival
 from analysis.statistics.estimates import Estimate, mean, share_difference
@@ -131,6 +132,7 @@ def sum_norm_costs(results: Mapping[str, Results]) -> Judgement:
     )  # fmt: skip
     test = contrasts.equivalence(gain.by_seed.to_numpy(), MARGIN)
     lived = where(results["batch_norm"], model__residual_scale=0.1, outcome="survived")
+    demand(lived, "time/elapsed", "time/check", "time/probe")
     seconds = (lived["time/elapsed"] - lived["time/check"] - lived["time/probe"]) / lived["last_step"]
     of_seed = lived.assign(seconds=seconds.astype(float)).pivot(
         index="seed", columns="model.batch_norm", values="seconds"

@@ -7,7 +7,7 @@ what kills, the critical rates of nets that differ in m and τ only are that thr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,8 @@ def critical_rates(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 class Law:
     """Critical rates held against the threshold of linear stability, up to one constant.
 
-    curvature: the constant λ, such that half of all runs are dead at lr = threshold / λ.
+    curvature: the constant λ, such that half of all runs are dead at lr = threshold / λ; where no rate tested is such,
+        nothing is predicted.
     exponent: of the critical rate in the threshold, 1 if the law holds.
     points: the table of critical rates with `threshold`, the rate `predicted` by the constant, and `ratio`, of the
         measured to the predicted one.
@@ -60,6 +61,10 @@ class Law:
     curvature: Estimate
     exponent: Estimate
     points: pd.DataFrame
+
+    def rates(self, momentum: float, delays: Iterable[int]) -> Floats:
+        """The rates that it predicts for some delays, of replicas in turn."""
+        return np.array([threshold(momentum, delay) for delay in delays]) / self.curvature.value
 
 
 def against_threshold(runs: pd.DataFrame) -> Law:
@@ -76,7 +81,8 @@ def against_threshold(runs: pd.DataFrame) -> Law:
     dose = lethal_dose(
         runs.assign(**{inverse: of_runs / runs[RATE]}), inverse, rising=False, dead=health.functionally_dead(runs)
     )
-    points = points.assign(threshold=limits, predicted=np.array(limits) / dose.estimate.value)
+    constant = dose.estimate.value if dose.located else math.nan
+    points = points.assign(threshold=limits, predicted=np.array(limits) / constant)
     exponent = power_law(runs.assign(threshold=of_runs), "threshold")
     return Law(dose.estimate, exponent, points.assign(ratio=points["rate"] / points["predicted"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from harness.located import InputError
 
 LEVEL = 0.95
 """Coverage of every interval that does not say otherwise."""
+POWER = 0.8
+"""Probability with which a study finds an effect of the size that it is planned for."""
 NORMAL = 1.959963984540054
 """Quantile of the standard normal distribution that leaves 2.5 % above it."""
 
@@ -118,6 +121,21 @@ def share_below(events: int, n: int, level: float = LEVEL) -> float:
 def share_above(events: int, n: int, level: float = LEVEL) -> float:
     """The one-sided lower bound of a share, Clopper and Pearson's (exact)."""
     return 1 - share_below(n - events, n, level)
+
+
+def runs_needed(share: float, bound: float, power: float = POWER, level: float = LEVEL) -> int:
+    """The least n at which a true share above a bound has its one-sided lower bound above it, with this probability.
+
+    By symmetry also of a true share 1 - `share` below 1 - `bound`. From that n on, the probability may fall below
+    again, as shares are of whole runs. Raises ValueError unless the share lies above the bound.
+    """
+    if not 0 < bound < share < 1:
+        raise ValueError(f"the share is {share} and the bound {bound}; expected 0 < bound < share < 1")
+    for n in itertools.count(1):
+        least = next((events for events in range(n + 1) if share_above(events, n, level) > bound), n + 1)
+        if stats.binom.sf(least - 1, n, share) >= power:
+            return n
+    raise AssertionError
 
 
 def share_difference(events: int, n: int, control_events: int, control_n: int) -> tuple[Estimate, float]:
