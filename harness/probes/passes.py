@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 TOGETHER = 2**17
 """Pixels of images that are read in one pass where the batch allows it: 128 images of 32x32."""
@@ -65,6 +68,49 @@ def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) ->
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def unwrap(model: nn.Module) -> tuple[nn.Module, Any]:
+    """The network inside compiled and data-parallel wrappers, and the process group, if there is one."""
+    group = None
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model, group = model.module, model.process_group
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model, group
+
+
+@contextlib.contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run a model that was compiled in place, as a whole or in parts, without its graphs, and add none to them."""
+    compiled = [(each, each._compiled_call_impl) for each in model.modules() if each._compiled_call_impl is not None]
+    try:
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, implementation in compiled:
+            module._compiled_call_impl = implementation
+
+
+_UNOBSERVED: ContextVar[bool] = ContextVar("unobserved", default=False)
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Forward passes, with gradients or without, that are no steps of a training that is observed."""
+    token = _UNOBSERVED.set(True)
+    try:
+        yield
+    finally:
+        _UNOBSERVED.reset(token)
+
+
+def is_unobserved() -> bool:
+    """Whether the pass that goes on is within `unobserved`."""
+    return _UNOBSERVED.get()
 
 
 def images_together(images: Tensor) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DataParallel
 
 from harness.patterns import suggestion
 from harness.probes.cadence import Cadence
@@ -21,7 +21,7 @@ from harness.probes.copies import keep_out_of_copies
 from harness.probes.definitions import DORMANT_BELOW
 from harness.probes.hooks import ActivationHook, ActivationHooks, UnitAxis
 from harness.probes.parameters import ParameterReader
-from harness.probes.passes import undisturbed
+from harness.probes.passes import eager, is_unobserved, undisturbed, unwrap
 from harness.probes.readings import READINGS, Units, merge
 from harness.probes.rows import RowWriter
 from harness.probes.selection import ModulePredicate, Selection, Where, is_residual_sum, select, select_parameters
@@ -89,7 +89,7 @@ def observe(
     for name in wanted:
         if name not in READINGS:
             raise ValueError(f"readings: {name!r} is unknown{suggestion(name, READINGS)}")
-    core, group = _unwrap(model)
+    core, group = unwrap(model)
     selection = select(core, where, sums)
     if parameters is not None:
         if optimizer is None:
@@ -100,18 +100,6 @@ def observe(
     pool = next((point.module for point in selection.points if point.name == "prepool"), None)
     set_reader = SetReader(pool, {f"block/{label}": each for label, each in selection.up_projections.items()}, wanted)
     return Probe(model, core, group, selection, cadence, optimizer, writer, set_reader, unit_axis)
-
-
-def _unwrap(model: nn.Module) -> tuple[nn.Module, Any]:
-    """The network inside compiled and data-parallel wrappers, and the process group, if there is one."""
-    group = None
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model, group = model.module, model.process_group
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model, group
 
 
 MOST_PASSES = 64
@@ -134,16 +122,6 @@ def _is_instrument(hook: Any) -> bool:
 def _in_backward() -> bool:
     """Whether a backward pass is going on, which repeats the forward passes of checkpointed parts."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-@contextlib.contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
-    """Run a model that was compiled in place without its graphs, so that reading a set adds none to them."""
-    compiled, model._compiled_call_impl = model._compiled_call_impl, None
-    try:
-        yield
-    finally:
-        model._compiled_call_impl = compiled
 
 
 class Probe:
@@ -260,7 +238,7 @@ class Probe:
         if torch.compiler.is_compiling():
             self._inside_graph = True
             return
-        if self._reading_set:
+        if self._reading_set or is_unobserved():
             return
         self._hooks.disarm()
         if not self._core.training:
@@ -522,7 +500,7 @@ class Probe:
         self._seen["sets"] += 1
         self._reading_set = True
         try:
-            with undisturbed(self._core, training), _eager(self._core):
+            with undisturbed(self._core, training), eager(self._core):
                 for batch in batches:
                     self._hooks.arm()
                     if weights is None:
