@@ -25,12 +25,16 @@ def tiny(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(merged)
 
 
+RESNET: dict[str, Any] = {"name": "resnet20_cifar", "width": 0.25, "repeats": [1, 1, 1]}
+"""A network of fewer modules, so of less than half the time, for tests that are not about the network."""
+
 TINY_SWEEP = """\
 method: grid
 parameters:
   model:
     parameters:
-      width: {value: 0.03125}
+      name: {value: resnet20_cifar}
+      width: {value: 0.25}
       repeats: {value: [1, 1, 1]}
       residual_scale: {values: [1.0, 0.1]}
   data:

@@ -21,6 +21,7 @@ from tests.runs import timeless, tiny_sweep
 
 HARNESS = [sys.executable, "-m", "harness"]
 QUIET = ["--wandb", "disabled"]
+INLINE = ["--executor", "inline", *QUIET]
 RUN = [
     "model.width=0.03125", "model.repeats=[1,1,1]", "data.name=synthetic", "data.num_images=64", "data.image_size=16",
     "data.batch_size=8", "train.steps=10", "compute.device=cpu",
@@ -29,6 +30,11 @@ RUN = [
 
 def harness(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*HARNESS, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
+
+
+def inline(*arguments: object) -> int:
+    """The exit code of `harness sweep`, one run after the other, in this process, which has torch already."""
+    return main(["sweep", *map(str, arguments), *INLINE])
 
 
 def finished(out: Path) -> list[RunDirectory]:
@@ -116,7 +122,7 @@ def test_dry_run_lists_the_runs_quickly_without_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert time.monotonic() - started < 20  # a limit against hanging: under 2 s on a quiet machine
-    assert "4 runs" in done.stdout and "inception_resnet_v2" in done.stdout and "synthetic" in done.stdout
+    assert "4 runs" in done.stdout and "resnet20_cifar" in done.stdout and "synthetic" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "tiny.yaml"]
 
 
@@ -170,10 +176,9 @@ def test_a_run_started_as_a_wandb_agent_starts_one(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep never interrupted."""
+    """A sweep never interrupted, one run after the other."""
     folder = tmp_path_factory.mktemp("whole")
-    done = harness("sweep", tiny_sweep(folder, steps=60), "--out", folder / "out", "--workers", 2, *QUIET)
-    assert done.returncode == 0, done.stderr
+    assert inline(tiny_sweep(folder, steps=60), "--out", folder / "out") == 0
     return folder / "out"
 
 
@@ -187,9 +192,10 @@ def test_the_same_command_again_finds_everything_finished(whole: Path, tmp_path:
     assert {run.run_id: run.file("outcome.json").stat().st_mtime_ns for run in finished(whole)} == outcomes
 
 
-def test_inline_gives_the_same_rows_as_local(whole: Path, tmp_path: Path) -> None:
+def test_local_gives_the_same_rows_as_inline(whole: Path, tmp_path: Path) -> None:
     sweep = tiny_sweep(tmp_path, steps=60)
-    assert harness("sweep", sweep, "--out", tmp_path / "out", "--executor", "inline", *QUIET).returncode == 0
+    done = harness("sweep", sweep, "--out", tmp_path / "out", "--workers", 2, *QUIET)
+    assert done.returncode == 0, done.stderr
     compare(tmp_path / "out", whole)
 
 
@@ -222,7 +228,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_continues_to_the_same_rows(
     while any(run.is_locked() for run in store.runs(out)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(run.is_locked() for run in store.runs(out)), "a worker outlived the sweep"
-    assert harness("sweep", sweep, "--out", out, "--workers", 2, *QUIET).returncode == 0
+    assert inline(sweep, "--out", out) == 0
     compare(out, whole)
     for run in finished(out):
         rows = acknowledged.get(run.run_id, [])
@@ -247,51 +253,56 @@ def test_a_killed_worker_fails_only_its_run_and_the_same_command_tries_again(who
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1, output
     assert "its worker process was ended by SIGKILL" in output
-    status = json.loads(harness("status", out, "--json").stdout)
-    assert (status["states"]["finished"], status["states"]["failed"]) == (3, 1)
-    assert harness("sweep", sweep, "--out", out, *QUIET).returncode == 0
+    assert sorted(run.state() for run in store.runs(out)) == ["failed", "finished", "finished", "finished"]
+    assert inline(sweep, "--out", out) == 0
     compare(out, whole)
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.parquet"])
-def test_a_damaged_file_is_named_set_aside_and_the_run_repeated(whole: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_named_set_aside_and_the_run_repeated(
+    whole: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     victim = finished(out)[0]
     victim.file(name).write_bytes(victim.file(name).read_bytes()[:-20])
-    done = harness("sweep", out / "sweep.yaml", "--out", out, "--executor", "inline", *QUIET)
-    assert done.returncode == 0
-    assert f"{name}: damaged" in done.stdout and "set aside in damaged-1/" in done.stdout
+    assert inline(out / "sweep.yaml", "--out", out) == 0
+    said = capsys.readouterr().out
+    assert f"{name}: damaged" in said and "set aside in damaged-1/" in said
     compare(out, whole)
 
 
-def test_a_damaged_checkpoint_is_named_set_aside_and_the_run_repeated(whole: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_run_repeated(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = finished(whole)[0]
     run = RunDirectory(tmp_path / "runs" / source.run_id)
     with run.lock():
         run.write_config(source.config(), {})
         run.append({"step": 0, "train/loss": 1.0})
         run.file("checkpoint.pt").write_bytes(b"half a checkpoint")
-    done = harness("sweep", whole / "sweep.yaml", "--out", tmp_path, "--executor", "inline", *QUIET)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint.pt: damaged" in done.stdout and "set aside in damaged-1/" in done.stdout
+    assert inline(whole / "sweep.yaml", "--out", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint.pt: damaged" in said and "set aside in damaged-1/" in said
     compare(tmp_path, whole)
 
 
-def test_the_folder_of_another_sweep_is_refused_and_kept(whole: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_sweep_is_refused_and_kept(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (whole / "sweep.yaml").read_text()
-    done = harness("sweep", tiny_sweep(tmp_path, steps=61), "--out", whole, *QUIET)
-    assert done.returncode == 2
-    assert "holds a different sweep" in done.stderr and "--reuse" in done.stderr
+    assert inline(tiny_sweep(tmp_path, steps=61), "--out", whole) == 2
+    said = capsys.readouterr().err
+    assert "holds a different sweep" in said and "--reuse" in said
     assert (whole / "sweep.yaml").read_text() == before
 
 
 def test_a_sweep_file_with_other_words_and_the_same_runs_is_the_same_sweep(whole: Path, tmp_path: Path) -> None:
     sweep = tiny_sweep(tmp_path, steps=60)
     sweep.write_text("# another comment\n" + sweep.read_text())
-    assert harness("sweep", sweep, "--out", whole, *QUIET).returncode == 0
+    assert inline(sweep, "--out", whole) == 0
 
 
 def test_a_sweep_file_is_expanded_once_a_command(
@@ -325,12 +336,14 @@ def test_a_sweep_file_is_expanded_once_a_command(
     assert expanded == [str(sweep), str(out / "sweep.yaml")]
 
 
-def test_finished_runs_of_another_folder_are_taken_over(whole: Path, tmp_path: Path) -> None:
+def test_finished_runs_of_another_folder_are_taken_over(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = tiny_sweep(tmp_path, steps=60)
     sweep.write_text(sweep.read_text().replace("[0, 1]", "[1]"))
-    done = harness("sweep", sweep, "--out", tmp_path / "out", "--reuse", whole, *QUIET)
-    assert done.returncode == 0
-    assert "2 finished runs taken over" in done.stdout and "2 runs, 2 finished before" in done.stdout
+    assert inline(sweep, "--out", tmp_path / "out", "--reuse", whole) == 0
+    said = capsys.readouterr().out
+    assert "2 finished runs taken over" in said and "2 runs, 2 finished before" in said
 
 
 def test_a_run_that_cannot_be_finished_is_failed_with_its_reason_and_the_others_go_on(
@@ -346,23 +359,24 @@ def test_a_run_that_cannot_be_finished_is_failed_with_its_reason_and_the_others_
         return train(config, *arguments)
 
     monkeypatch.setattr("harness.training.train.train", break_down)
-    command = ["sweep", str(tiny_sweep(tmp_path)), "--out", str(tmp_path / "out"), "--executor", "inline", *QUIET]
-    assert main(command) == 1
+    command = [tiny_sweep(tmp_path), "--out", tmp_path / "out"]
+    assert inline(*command) == 1
     output = capsys.readouterr().out
     assert "MemoryError: out of memory" in output and "1 failed" in output
     (victim,) = [run for run in store.runs(tmp_path / "out") if run.state() == "failed"]
     assert "Traceback" in json.loads(victim.file("failure.json").read_text())["traceback"]
     assert len(finished(tmp_path / "out")) == 3
     monkeypatch.undo()
-    assert main(command) == 0
+    assert inline(*command) == 0
     assert len(finished(tmp_path / "out")) == 4 and not victim.file("failure.json").exists()
 
 
-def test_status_counts_pending_runs_of_the_sweep(tmp_path: Path) -> None:
+def test_status_counts_pending_runs_of_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tiny_sweep(tmp_path)
     (tmp_path / "out" / "runs").mkdir(parents=True)
     (tmp_path / "out" / "sweep.yaml").write_text(sweep.read_text())
-    states = json.loads(harness("status", tmp_path / "out", "--json").stdout)["states"]
+    assert main(["status", str(tmp_path / "out"), "--json"]) == 0
+    states = json.loads(capsys.readouterr().out)["states"]
     assert states == {"pending": 4, "running": 0, "finished": 0, "failed": 0}
 
 
@@ -370,7 +384,7 @@ def test_status_counts_pending_runs_of_the_sweep(tmp_path: Path) -> None:
 def test_of_two_sweeps_that_begin_at_once_in_one_folder_one_gets_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     sweeps = [tiny_sweep(tmp_path, steps=steps, name=f"{steps}.yaml") for steps in (2, 3, 4)]
-    commands = [[*HARNESS, "sweep", str(sweep), "--out", str(out), "--executor", "inline", *QUIET] for sweep in sweeps]
+    commands = [[*HARNESS, "sweep", str(sweep), "--out", str(out), *INLINE] for sweep in sweeps]
     running = [subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for each in commands]
     ended = [(*process.communicate(timeout=200), process.returncode) for process in running]
     assert sorted(code for _, _, code in ended) == [0, 2, 2], ended

@@ -1,4 +1,7 @@
-"""Data-parallel runs: two gloo processes on the CPU, started by torch's own launcher."""
+"""Data-parallel runs: two gloo processes on the CPU, started by torch's own launcher.
+
+The runs that end by themselves are done by the same two processes, since most of a run's time is their start.
+"""
 
 import json
 import os
@@ -7,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,28 +24,20 @@ from tests.test_train import run_in
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
 
 
-def launch(folder: Path, config: RunConfig, **options: Any) -> "subprocess.Popen[str]":
+def run_command(folder: Path, config: RunConfig) -> list[str]:
     file = folder / "config.json"
     file.write_text(json.dumps(config.model_dump(mode="json", exclude_none=True)))
-    command = [
-        *TORCHRUN,
-        "--master-port",
-        str(free_port()),
-        "-m",
-        "harness",
-        "run",
-        str(file),
-        "--out",
-        str(folder / "out"),
-    ]
+    return ["run", str(file), "--out", str(folder / "out"), "--wandb", "disabled"]
+
+
+def launch(*command: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     return subprocess.Popen(
-        [*command, "--wandb", "disabled"],
+        [*TORCHRUN, "--master-port", str(free_port()), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        **options,
     )
 
 
@@ -56,29 +50,60 @@ def free_port() -> int:
         return port
 
 
-def finished_run(folder: Path, config: RunConfig) -> RunDirectory:
-    process = launch(folder, config)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, output + errors
-    (run,) = store.runs(folder / "out")
-    assert run.state() == "finished"
-    return run
-
-
 def losses(rows: list[Row]) -> list[float]:
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
-NO_NORM = {"batch_norm": "none", "dropout_keep": 1.0}
+CONFIGS = {
+    "without batch-norm": tiny(
+        model={"batch_norm": "none", "dropout_keep": 1.0},
+        optim={"lr": 0.01, "replicas": 3, "replica_order": "random"},
+        probes={"every": 1},
+        train={"steps": 8},
+    ),
+    "with batch-norm": tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6}),
+    "dying": tiny(
+        model={"residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0},
+        optim={"lr": 5.0},
+        train={"steps": 300, "check_every": 5},
+    ),
+}
+ONE_AFTER_THE_OTHER = """\
+import json, os, sys
+from harness.cli import main
+for port, command in json.loads(sys.argv[1]):
+    # At the launcher's own meeting place, what the run before wrote would still be there.
+    os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    assert main(command) == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
+    """The runs of CONFIGS, each done by two processes."""
+    folders = {name: tmp_path_factory.mktemp(name.replace(" ", "-")) for name in CONFIGS}
+    script = folders["dying"] / "runs.py"
+    script.write_text(ONE_AFTER_THE_OTHER)
+    commands = [(str(free_port()), run_command(folders[name], config)) for name, config in CONFIGS.items()]
+    process = launch(str(script), json.dumps(commands))
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.terminate()  # and its processes with it, which would wait for each other
+    assert process.returncode == 0, output + errors
+    found = {}
+    for name, folder in folders.items():
+        (found[name],) = store.runs(folder / "out")
+        assert found[name].state() == "finished"
+    return found
 
 
 @pytest.mark.slow
-def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Path) -> None:
-    """With asynchronous replicas too: all processes take the gradient of the same one."""
-    asynchronous = {"lr": 0.01, "replicas": 3, "replica_order": "random"}
-    config = tiny(model=NO_NORM, optim=asynchronous, probes={"every": 1}, train={"steps": 8})
-    one = run_in(tmp_path, config)
-    two = finished_run(tmp_path, config)
+def test_the_same_global_batch_gives_the_same_losses_as_one_process(
+    finished: dict[str, RunDirectory], tmp_path: Path
+) -> None:
+    """With asynchronous replicas: all processes take the gradient of the same one."""
+    one, two = run_in(tmp_path, CONFIGS["without batch-norm"]), finished["without batch-norm"]
     assert losses(two.rows()) == pytest.approx(losses(one[1]), rel=1e-4)
     rows, single = timeless(two.rows()), one[1]
     for name in ("prepool/dead_units_batch", "prepool/dead_units_probe", "prepool/dormant_units_batch"):
@@ -88,13 +113,12 @@ def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> None:
+def test_with_batch_norm_each_half_batch_is_normalised_apart(finished: dict[str, RunDirectory]) -> None:
     from harness.data.dataset import load_dataset
     from harness.data.order import BatchOrder
     from harness.training.trainer import Trainer
 
-    config = tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6})
-    two = finished_run(tmp_path, config)
+    config, two = CONFIGS["with batch-norm"], finished["with batch-norm"]
     data = load_dataset(config.data, torch.device("cpu"))
     trainer = Trainer.new(config, data, torch.device("cpu"))
     order = BatchOrder(len(data.train), 8, config.seed, torch.device("cpu"))
@@ -115,21 +139,15 @@ def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_death_is_decided_on_all_ranks_alike_and_all_stop_together(tmp_path: Path) -> None:
-    config = tiny(
-        model={"residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0},
-        optim={"lr": 5.0},
-        train={"steps": 300, "check_every": 5},
-    )
-    run = finished_run(tmp_path, config)
-    outcome, _ = run.outcome()
+def test_death_is_decided_on_all_ranks_alike_and_all_stop_together(finished: dict[str, RunDirectory]) -> None:
+    outcome, _ = finished["dying"].outcome()
     assert outcome.outcome == "died" and outcome.last_step < 300
 
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_them_all_and_the_run_is_failed(tmp_path: Path) -> None:
     config = tiny(train={"steps": 100_000}, optim={"lr": 1e-6})
-    process = launch(tmp_path, config)
+    process = launch("-m", "harness", *run_command(tmp_path, config))
     try:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
@@ -147,7 +165,7 @@ def test_a_rank_that_dies_ends_them_all_and_the_run_is_failed(tmp_path: Path) ->
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
-    process = launch(tmp_path, tiny(data={"batch_size": 9}))
+    process = launch("-m", "harness", *run_command(tmp_path, tiny(data={"batch_size": 9})))
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "data.batch_size: 9 is not a multiple of the 2 processes" in errors

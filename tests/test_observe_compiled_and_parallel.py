@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +33,12 @@ def counting() -> Counter:
     return CompileCounterWithBackend("aot_eager")
 
 
+def of_one_block() -> Train:
+    """Of one block, since a graph takes time by its size."""
+    torch.manual_seed(1)
+    return Train(Net(blocks=1), seed=1)
+
+
 def wrapped(train: Train, backend: Any) -> None:
     train.call = torch.compile(train.model, backend=backend, fullgraph=True)  # type: ignore[assignment]
 
@@ -46,7 +51,7 @@ def in_place(train: Train, backend: Any) -> None:
 @pytest.mark.parametrize("how", [wrapped, in_place])
 def test_two_graphs_no_break_and_no_recompilation_when_the_cadence_fires(preset: str, how: Callable[..., None]) -> None:
     """A break would be an error (fullgraph), and each graph is counted."""
-    train, eager, counter = Train(seed=1), Train(seed=1), counting()
+    train, eager, counter = of_one_block(), of_one_block(), counting()
     how(train, counter)
     cadence = Cadence(3, early=False, burst_jump=None)
     with observe(train.call, preset, every=cadence, optimizer=train.optimizer) as probe:
@@ -172,42 +177,36 @@ def batches() -> list[Tensor]:
     return [first, second]
 
 
-def train_in_parallel(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        results: dict[str, Any] = {}
-        for probing in (False, True):
-            train = Train(seed=3)
-            model = nn.parallel.DistributedDataParallel(train.model)
-            train.call = model
-            torch.manual_seed(rank)
-            if probing:
-                with observe(model, "full", every=2, optimizer=train.optimizer) as probe:
-                    train.steps(3)
-                    with model.no_sync():
-                        train.backward(train.images(3 + rank))
-                    train.backward()
-                    train.optimizer.step()
-                    if rank == 0:  # reading rows is no collective
-                        assert probe.rows
-                results["rows"] = probe.rows
-            else:
+def train_in_parallel(rank: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for probing in (False, True):
+        train = Train(seed=3)
+        model = nn.parallel.DistributedDataParallel(train.model)
+        train.call = model
+        torch.manual_seed(rank)
+        if probing:
+            with observe(model, "full", every=2, optimizer=train.optimizer) as probe:
                 train.steps(3)
                 with model.no_sync():
                     train.backward(train.images(3 + rank))
                 train.backward()
                 train.optimizer.step()
-            results[f"weights {probing}"] = list(train.model.state_dict().values())
-        thresholds = nn.parallel.DistributedDataParallel(Thresholds())
-        with observe(thresholds, "relu") as probe:
-            thresholds(batches()[rank]).sum().backward()
-        results["dead"] = probe.rows[0]
-        results["mask"] = torch.from_numpy(probe.timeline().raster("layer/relu")[1])
-        torch.save(results, f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
+                if rank == 0:  # reading rows is no collective
+                    assert probe.rows
+            results["rows"] = probe.rows
+        else:
+            train.steps(3)
+            with model.no_sync():
+                train.backward(train.images(3 + rank))
+            train.backward()
+            train.optimizer.step()
+        results[f"weights {probing}"] = list(train.model.state_dict().values())
+    thresholds = nn.parallel.DistributedDataParallel(Thresholds())
+    with observe(thresholds, "relu") as probe:
+        thresholds(batches()[rank]).sum().backward()
+    results["dead"] = probe.rows[0]
+    results["mask"] = torch.from_numpy(probe.timeline().raster("layer/relu")[1])
+    return results
 
 
 class Gated(nn.Module):
@@ -222,37 +221,48 @@ class Gated(nn.Module):
         return out
 
 
-def train_gated(rank: int, folder: str) -> None:
+def train_gated(rank: int) -> dict[str, Any]:
+    model = nn.parallel.DistributedDataParallel(Gated())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with observe(model, ["linear", "relu"], every=1) as probe:
+            for step in range(3):
+                x = torch.rand(5, 3) + 0.1
+                model(-x if (step, rank) == (1, 1) else x).sum().backward()
+    return {"rows": probe.rows, "words": [str(each.message) for each in caught]}
+
+
+def two_processes(rank: int, folder: str) -> None:
+    """What each test of two processes looks at, by one start of them."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     limit = timedelta(seconds=60)
     meeting = f"file://{folder}/meet"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=limit)
     try:
-        model = nn.parallel.DistributedDataParallel(Gated())
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with observe(model, ["linear", "relu"], every=1) as probe:
-                for step in range(3):
-                    x = torch.rand(5, 3) + 0.1
-                    model(-x if (step, rank) == (1, 1) else x).sum().backward()
-        torch.save({"rows": probe.rows, "words": [str(each.message) for each in caught]}, f"{folder}/{rank}.pt")
+        torch.save({"train": train_in_parallel(rank), "gated": train_gated(rank)}, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The results of `two_processes`, a rank each."""
+    folder = tmp_path_factory.mktemp("two")
+    spawn(two_processes, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
 @pytest.mark.slow
-def test_a_layer_that_is_empty_in_one_process_costs_the_pass_in_all(tmp_path: Path) -> None:
-    spawn(train_gated, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+def test_a_layer_that_is_empty_in_one_process_costs_the_pass_in_all(of_two: list[dict[str, Any]]) -> None:
+    for found in (each["gated"] for each in of_two):
         assert [row["step"] for row in found["rows"]] == [0, 2]
         assert any("the processes read other layers in a pass" in word for word in found["words"])
 
 
-def test_two_processes_read_what_one_would_read_of_their_batches_together(tmp_path: Path) -> None:
-    spawn(train_in_parallel, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+@pytest.mark.slow
+def test_two_processes_read_what_one_would_read_of_their_batches_together(of_two: list[dict[str, Any]]) -> None:
+    first, second = (each["train"] for each in of_two)
     for each in (first, second):
         assert all(map(torch.equal, each["weights False"], each["weights True"]))
         assert [row["step"] for row in each["rows"]] == [0, 1, 2]

@@ -35,7 +35,7 @@ def test_the_mirror_holds_the_rows_of_the_store(tmp_path: Path) -> None:
     assert report.state == "finished", report.message
     content = records(tmp_path)
     text = json.dumps(content)
-    for word in (config.run_id, "train", "model.residual_scale=1", "tiny", "inception_resnet_v2", "residual-harness"):
+    for word in (config.run_id, "train", "model.residual_scale=1", "tiny", "resnet20_cifar", "residual-harness"):
         assert word in text
     assert {"glob_name": "*", "step_metric": "step"}.items() <= next(
         record["metric"] for record in content if record["type"] == "metric" and "glob_name" in record["metric"]
@@ -44,9 +44,10 @@ def test_the_mirror_holds_the_rows_of_the_store(tmp_path: Path) -> None:
     items = [record["history"]["item"] for record in content if record["type"] == "history"]
     logged = {item["step"]: item for item in items}
     assert sorted(logged) == [row["step"] for row in rows]
+    numbers = 8 * 4 * 4 * rows[0]["prepool/units"]  # of a batch of 4x4 grids
     for step in (0, 10):
         assert logged[step]["prepool/activations._type"] == "histogram"
-        assert sum(logged[step]["prepool/activations.values"]) == 8 * rows[0]["prepool/units"]
+        assert sum(logged[step]["prepool/activations.values"]) == numbers
     for row in rows:
         for name, value in row.items():
             assert logged[row["step"]][name] == pytest.approx(value), name
