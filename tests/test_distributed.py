@@ -88,6 +88,20 @@ def test_the_same_global_batch_gives_the_same_losses_as_one_process(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_one_process_reads_the_curvature_of_its_share_and_the_others_train_the_same(tmp_path: Path) -> None:
+    reads = {"preset": "curvature", "every": 2, "curvature": {"every": 2}}
+    settings: dict[str, Any] = {"model": NO_NORM, "train": {"steps": 4}}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    read = finished_run(tmp_path / "a", tiny(**settings, probes=reads))
+    plain = finished_run(tmp_path / "b", tiny(**settings, probes={"every": 2}))
+    assert losses(read.rows()) == losses(plain.rows())
+    halved = tiny(**settings, probes=reads, data={"batch_size": 4})
+    alone = run_in(tmp_path, halved)[1]
+    assert read.rows()[0]["curvature/sharpness"] == pytest.approx(alone[0]["curvature/sharpness"], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_with_batch_norm_each_half_batch_is_normalised_apart(tmp_path: Path) -> None:
     from harness.data.dataset import load_dataset
     from harness.data.order import BatchOrder
