@@ -37,15 +37,17 @@ def sections(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 class Mirrored:
-    """What W&B holds of a run: its configuration as stored there, its history's metrics and its summary's."""
+    """What W&B holds of runs: the first one's configuration as stored there, all histories' metrics, and summaries'."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        run = RunDirectory(folder / config.run_id)
-        with run.lock():
-            run.write_config(config, {})
-            outcome = train(config, run)
-        self.config = {key: {"value": value} for key, value in config.model_dump(mode="json").items()}
-        self.history = {name for row in run.rows() for name in row}
+    def __init__(self, configs: list[RunConfig], folder: Path) -> None:
+        self.history: set[str] = set()
+        for place, config in enumerate(configs):
+            run = RunDirectory(folder / str(place))
+            with run.lock():
+                run.write_config(config, {})
+                outcome = train(config, run)
+            self.history |= {name for row in run.rows() for name in row}
+        self.config = {key: {"value": value} for key, value in configs[0].model_dump(mode="json").items()}
         self.summary = self.history | {f"outcome/{key}" for key in outcome.as_dict()}
 
     def has_config(self, path: str) -> bool:
@@ -64,8 +66,9 @@ class Mirrored:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Mirrored:
-    config = tiny(probes={"preset": "full", "cadence": {"every": 10}}, train={"steps": 11})
-    return Mirrored(config, tmp_path_factory.mktemp("run"))
+    presets = ("full", "curvature")
+    configs = [tiny(probes={"preset": name, "cadence": {"every": 10}}, train={"steps": 11}) for name in presets]
+    return Mirrored(configs, tmp_path_factory.mktemp("run"))
 
 
 def test_every_panel_shows_what_a_run_logs(mirrored: Mirrored) -> None:
@@ -99,11 +102,16 @@ def test_every_panel_shows_what_a_run_logs(mirrored: Mirrored) -> None:
 def test_patterns_take_each_layer_once_and_no_total(mirrored: Mirrored) -> None:
     panels = [panel["config"] for each in sections(specification("p", None)).values() for panel in each]
     patterns = [panel["metricRegex"] for panel in panels if "metricRegex" in panel]
-    dead, sums, ratios, updates = ({name for name in mirrored.history if re.search(p, name)} for p in patterns)
+    dead, sums, ratios, modes, shares, norms, updates = (
+        {name for name in mirrored.history if re.search(p, name)} for p in patterns
+    )
     assert {"block/b01/output/dead_share_batch", "layer/stem.0.activation/dead_share_batch"} <= dead
     assert all(name.endswith("/dead_share_batch") for name in dead) and "prepool/dead_share_batch" not in dead
     assert sums == {f"block/b0{block}/sum/rms" for block in (1, 2, 3)}
     assert ratios == {f"block/b0{block}/rms_ratio" for block in (1, 2, 3)}
+    assert modes == {f"block/b0{block}/sum/common_mode" for block in (1, 2, 3)}
+    assert shares == {f"block/b0{block}/up_projection/mean_share_probe" for block in (1, 2, 3)}
+    assert norms == {f"block/b0{block}/up_projection/spectral_norm" for block in (1, 2, 3)}
     assert "update/b01/up_projection.weight/ratio" in updates and "update/all/ratio" not in updates
 
 
@@ -122,6 +130,7 @@ def test_the_questions_stand_in_their_order() -> None:
         "Dead units by residual scale",
         "Survival",
         "First layer to die",
+        "Stability",
         "Update ratios",
         "Overhead",
     ]

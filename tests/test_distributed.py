@@ -67,6 +67,12 @@ CONFIGS = {
         optim={"lr": 5.0},
         train={"steps": 300, "check_every": 5},
     ),
+    "curvature": tiny(
+        model={"batch_norm": "none", "dropout_keep": 1.0},
+        train={"steps": 4},
+        probes={"preset": "curvature", "every": 2, "curvature": {"every": 2}},
+    ),
+    "no curvature": tiny(model={"batch_norm": "none", "dropout_keep": 1.0}, train={"steps": 4}, probes={"every": 2}),
 }
 ONE_AFTER_THE_OTHER = """\
 import json, os, sys
@@ -110,6 +116,17 @@ def test_the_same_global_batch_gives_the_same_losses_as_one_process(
         assert [row.get(name) for row in rows] == [row.get(name) for row in single], name
     for name in ("prepool/rms", "prepool/zero_fraction", "train/accuracy"):
         assert [row[name] for row in rows[:-1]] == pytest.approx([row[name] for row in single[:-1]], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_one_process_reads_the_curvature_of_its_share_and_the_others_train_the_same(
+    finished: dict[str, RunDirectory], tmp_path: Path
+) -> None:
+    read, plain = finished["curvature"], finished["no curvature"]
+    assert losses(read.rows()) == losses(plain.rows())
+    halved = CONFIGS["curvature"].model_copy(update={"data": tiny(data={"batch_size": 4}).data})
+    alone = run_in(tmp_path, halved)[1]
+    assert read.rows()[0]["curvature/sharpness"] == pytest.approx(alone[0]["curvature/sharpness"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -128,6 +128,13 @@ def write_weights(folder: Path) -> None:
         (["data.name=synthetic", "data.num_images=1000000000"], "15,360,000 MB for the images); this machine has "),
         (["model.repeats=[1000, 1000, 1000]", "model.width=10"], " MB for parameters and optimizer"),
         (["optim.replicas=10000", "model.width=1"], " MB for the gradients of optim.replicas: 10000, "),
+        (["probes.preset=curvature", "probes.curvature.batches=256", "data.image_size=2000", "model.width=1"],
+         " MB for the Hessian products of probes.preset: curvature, "),
+        (["probes.preset=curvature", "train.sync_batch_norm=true"],
+         "probes.preset: curvature needs second derivatives, which train.sync_batch_norm lacks"),
+        (["probes.preset=curvature", "probes.curvature.every=0"], "probes.curvature.every: found 0"),
+        (["probes.preset=curvature", "probes.curvature.products=1.5"], "probes.curvature.products: found 1.5"),
+        (["probes.preset=curvature", "probes.curvature.batches=257"], "probes.curvature.batches: found 257"),
         (["data.batch_size=1000000000"], "data.batch_size: 1000000000 is above the 1437 training images"),
     ],
 )  # fmt: skip
@@ -249,9 +256,11 @@ print(peak() - before)
     [
         ["model.width=1.0", "optim.name=adam", "optim.replicas=4"],
         ["data.image_size=96", "data.batch_size=64", "model.width=0.5"],
+        ["data.image_size=64", "data.batch_size=32", "model={width: 0.25, repeats: [1, 1, 2]}",
+         "probes={preset: curvature, curvature: {products: 2}}"],
     ],
-    ids=["parameters", "activations"],
-)
+    ids=["parameters", "activations", "curvature"],
+)  # fmt: skip
 def test_a_run_takes_about_the_memory_that_is_said(settings: list[str], tmp_path: Path) -> None:
     """Not less than the estimate from below, nor another order of magnitude."""
     data = ["data.name=synthetic", "data.num_images=600"]
@@ -267,7 +276,8 @@ def test_a_run_takes_about_the_memory_that_is_said(settings: list[str], tmp_path
 LARGEST = [
     "seed=9223372036854775807", "data.seed=9223372036854775807", "train.check_every=100000", "probes.every=1000000000",
     "probes.probe_set_every=1000000000", "compute.checkpoint_every=1000000000",
-    "probes.cadence={every: 1000000000, burst_steps: 1000000000}", "probes.preset=blocks",
+    "probes.cadence={every: 1000000000, burst_steps: 1000000000}", "probes.preset=curvature",
+    "probes.curvature={every: 1000000000, products: 1000, batches: 256}",
     "optim.schedule={name: exponential, every: 1000000000, rate: 1.0e-30}",
     "optim.warmup={name: two_phase, lr: 1.0e+30, window: 100000}", "optim.lr=1.0e+30", "optim.eps=1.0e+30",
     "optim.weight_decay=1.0e+30", "optim.up_projection_lr=1.0e+7", "optim.clip_norm=1.0e+30", "optim.clip_value=1.0e+30",

@@ -20,6 +20,7 @@ def test_every_way_is_measured_and_shown() -> None:
     model = ModelConfig(width=0.05, repeats=(1, 1, 1))
     costs = bench_probes(RunConfig(model=model, data=DataConfig(batch_size=4)), pairs=2)
     names = ["prepool", "blocks", "full", "fastai's three .item()", "keeping activations", "outcome checks"]
+    names += ["probe set, prepool", "probe set, blocks", "  its layers alone", "sharpness", "gradient noise"]
     assert [cost.name for cost in costs.costs] == names
     assert all(cost.plain > 0 and cost.firing > 0 and len(cost.extra) == 2 for cost in costs.costs)
     assert [cost.name for cost in costs.costs if cost.kept] == ["keeping activations"]

@@ -85,7 +85,7 @@ SHORT: dict[str, Any] = {"train": {**RECIPE["train"], "steps": 8, "check_every":
 
 CADENCES = st.fixed_dictionaries(
     {
-        "preset": st.sampled_from(["prepool", "blocks", "full"]),
+        "preset": st.sampled_from(["prepool", "blocks", "full", "curvature"]),
         "every": st.integers(1, 15),
         "probe_set_every": st.integers(1, 15),
         "cadence": st.fixed_dictionaries(
@@ -112,6 +112,7 @@ def unread(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, dict[str,
 @settings(max_examples=5, deadline=None, derandomize=True, database=None)
 @given(probes=CADENCES)
 @example(probes={"preset": "full", "every": 1, "probe_set_every": 1, "cadence": {"every": 1}})
+@example(probes={"preset": "curvature", "every": 3, "probe_set_every": 4, "curvature": {"every": 2}})
 def test_any_cadence_gives_the_same_training(
     unread: tuple[Outcome, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, probes: dict[str, Any]
 ) -> None:

@@ -36,7 +36,7 @@ _SHOWN_ONE_BY_ONE = 60_000
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """The runs of a figure sorted into panels and colours."""
 
     panels: Factor
@@ -58,9 +58,10 @@ class _Layout:
         return together([name for name in columns.candidates(runs) if name not in own], "shown")
 
 
-def _layout(runs: pd.DataFrame, panel: str | None, colour: str | None) -> _Layout:
+def layout_of(runs: pd.DataFrame, panel: str | None, colour: str | None) -> Layout:
+    """The runs by two columns, left out those of `columns.choose`. Raises InputError for an unknown one."""
     panel, colour = columns.pair(runs, panel, colour)
-    return _Layout(columns.factor(runs, panel), columns.factor(runs, colour))
+    return Layout(columns.factor(runs, panel), columns.factor(runs, colour))
 
 
 def unit_share(
@@ -80,7 +81,7 @@ def unit_share(
     if batch not in rows:
         metrics = [name for name in map(str, rows.columns) if "/" in name]
         raise InputError([f"no metric {batch!r} in these rows{suggestion(batch, metrics)}"])
-    layout = _layout(runs, panel, colour)
+    layout = layout_of(runs, panel, colour)
     of_run = pd.DataFrame({"panel": layout.panels.codes, "level": layout.lines.codes, "run_id": runs["run_id"]})
     of_run["curve"] = of_run.groupby(["panel", "level"]).cumcount()  # seaborn looks for every curve in every panel
     read = rows.reindex(columns=["run_id", "step", batch, probe]).merge(of_run, on="run_id")
@@ -120,7 +121,7 @@ def event_steps(runs: pd.DataFrame, panel: str | None = None, colour: str | None
     One row a run, rows of one level of column `colour` together, in order of the seed. Left out, `panel` and `colour`
     are those of `columns.choose`. Raises InputError for an unknown column.
     """
-    layout = _layout(runs, panel, colour)
+    layout = layout_of(runs, panel, colour)
     levels = len(layout.lines.levels)
     finished = runs[runs["state"] == "finished"].sort_values(["seed", "run_id"])
     caption = [
@@ -157,7 +158,7 @@ def event_steps(runs: pd.DataFrame, panel: str | None = None, colour: str | None
     return figure
 
 
-def _parts(layout: _Layout, runs: pd.DataFrame) -> Iterator[tuple[int, int, pd.DataFrame]]:
+def _parts(layout: Layout, runs: pd.DataFrame) -> Iterator[tuple[int, int, pd.DataFrame]]:
     """Panel, colour and their runs, for each panel and colour that has runs."""
     keys = [layout.panels.codes.loc[runs.index].rename("panel"), layout.lines.codes.loc[runs.index].rename("line")]
     for (panel, line), part in runs.groupby(keys):

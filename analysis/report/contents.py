@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims import CLAIMS, Finding, judge
+from analysis.figures.instruments import read_of
 from analysis.frames.load import load_rows, load_sweep, provenance
 from analysis.frames.results import Results, name_of
 from analysis.report.layers import LayerReadings, read_layers
@@ -62,7 +63,7 @@ def read(folder: Path, planned: Sequence[RunConfig]) -> Contents:
     Warns with DamagedRuns, and raises InputError for a folder that is missing or holds no readable run.
     """
     runs, others = load_sweep(folder, planned)
-    rows = load_rows(folder, runs, [metric for metric in _DRAWN if metric in runs])
+    rows = load_rows(folder, runs, [*(metric for metric in _DRAWN if metric in runs), *read_of(list(map(str, runs)))])
     damaged = [*runs.attrs["damaged"], *rows.attrs["damaged"]]
     return Contents(
         folder=folder,

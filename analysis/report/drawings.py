@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import course, dead_units, phase_map, signal, style, time_to_event
+from analysis.figures import course, dead_units, instruments, phase_map, signal, style, time_to_event
 from analysis.figures.health import health_map
 from analysis.frames.events import EVENTS
 from analysis.report.layers import LayerReadings, of_set
@@ -50,6 +50,8 @@ def of_runs(runs: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Figur
         yield "dead_share", course.unit_share(runs, rows)
     if "prepool/inert_share_batch" in rows and (runs["outcome"] == "collapsed").any():
         yield "inert_share", course.unit_share(runs, rows, "inert")
+    if any(rows[name].notna().any() for name in instruments.read_of(list(map(str, rows.columns)))):
+        yield "instruments", instruments.instruments(runs, rows)
     if (runs["state"] == "finished").any():
         yield "event_steps", course.event_steps(runs)
     if runs["outcome"].isin(EVENTS).any():

@@ -2,7 +2,8 @@
 
 Beside the presets of `harness.probes` stand two ways in which activations are watched elsewhere: fastai's
 `ActivationStats`, three `.item()` a layer, and a hook that keeps every activation until the step is over. The checks
-for the outcome, which belong to the training, are measured the same way.
+for the outcome, which belong to the training, are measured the same way, and so are the readings of the probe set and
+of the curvature, which cost steps and are made a few times a run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,13 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.config import RunConfig
+from harness.config import PROBE_SET, RunConfig
 from harness.models import build_model
 from harness.optim.build import build_optimizer
 from harness.probes import Cadence, observe
+from harness.probes.curvature import gradient_noise, sharpness
 from harness.probes.prepool import PrePool
+from harness.probes.readings import READINGS, SET_READINGS
 from harness.probes.selection import select
 from harness.training.reading import largest_norm
 
@@ -93,6 +96,7 @@ def bench_probes(config: RunConfig, pairs: int = 60) -> ProbeCosts:
     loop = _Loop(config)
     for _ in range(3):  # memory, optimizer state and libraries settle
         loop.step()
+    every_set, every_curvature = config.probes.probe_set_every, config.probes.curvature.every
     ways: dict[str, tuple[int, Callable[[_Loop], contextlib.AbstractContextManager[_Way]]]] = {
         "prepool": (PROBE_CADENCE, lambda loop: _preset(loop, "prepool")),
         "blocks": (PROBE_CADENCE, lambda loop: _preset(loop, "blocks")),
@@ -101,13 +105,22 @@ def bench_probes(config: RunConfig, pairs: int = 60) -> ProbeCosts:
         "keeping activations": (PROBE_CADENCE, _keeping),
         "outcome checks": (config.train.check_every, _checks),
     }
-    costs = tuple(_measure(loop, name, every, way, pairs) for name, (every, way) in ways.items())
+    costs = [_measure(loop, name, every, way, pairs) for name, (every, way) in ways.items()]
+    rare: dict[str, tuple[int, Callable[[_Loop], contextlib.AbstractContextManager[_Way]]]] = {
+        "probe set, prepool": (every_set, _set_of_prepool),
+        "probe set, blocks": (every_set, lambda loop: _set_of_layers(loop, SET_READINGS)),
+        "  its layers alone": (every_set, lambda loop: _set_of_layers(loop, ())),
+        "sharpness": (every_curvature, lambda loop: _sharpness(loop, config.probes.curvature.products)),
+        "gradient noise": (every_curvature, _noise),
+    }
+    few = max(2, pairs // 10)  # each takes as long as many steps
+    costs += [_measure(loop, name, every, way, few) for name, (every, way) in rare.items()]
     model, data = config.model, config.data
     network = (
         f"{model.name}, width {model.width:g}, {data.image_size}x{data.image_size}, batch {data.batch_size}, "
         f"{loop.device.type}, {config.compute.threads} thread(s), {pairs} pairs"
     )
-    return ProbeCosts(network, costs)
+    return ProbeCosts(network, tuple(costs))
 
 
 class _Loop:
@@ -133,6 +146,10 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(self.model(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+    def probe_set(self) -> Tensor:
+        shape = (PROBE_SET, *self.images.shape[1:])
+        return torch.randn(shape, device=self.device).contiguous(memory_format=torch.channels_last)
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Seconds that `work` takes; of one thread on the CPU its own, whatever else the machine does meanwhile."""
@@ -247,6 +264,48 @@ def _keeping(loop: _Loop) -> Iterator[_Way]:
     with _hooked(loop, kept.append) as arm:
         way = _Way(arm, read)
         yield way
+
+
+@contextlib.contextmanager
+def _set_of_prepool(loop: _Loop) -> Iterator[_Way]:
+    """The pre-pool readings of a probe set: dead, inert and tau-dormant units, and the rank of the features."""
+    images = loop.probe_set()
+    with PrePool(loop.model.get_submodule("pool")) as prepool:
+        yield _Way(lambda fires: None, lambda: prepool.read_set(loop.model, images, len(loop.images)))
+
+
+@contextlib.contextmanager
+def _set_of_layers(loop: _Loop, of_set: Sequence[str]) -> Iterator[_Way]:
+    """Every layer of the preset `blocks` on a probe set, with such of the readings that only a set has."""
+    images = loop.probe_set()
+    readings = [name for name in READINGS if name not in SET_READINGS or name in of_set]
+    with observe(loop.model, "blocks", every=10**9, readings=readings) as probe:
+
+        def after() -> None:
+            probe.read_set(images, batch_size=len(loop.images))
+            probe.take()
+
+        yield _Way(lambda fires: None, after)
+
+
+@contextlib.contextmanager
+def _sharpness(loop: _Loop, products: int) -> Iterator[_Way]:
+    """As many Hessian-vector products as a reading may take."""
+    batch = loop.images, loop.labels
+    yield _Way(
+        lambda fires: None,
+        lambda: sharpness(loop.model, _loss, batch, loop.optimizer, products=products, tolerance=0),
+    )
+
+
+@contextlib.contextmanager
+def _noise(loop: _Loop) -> Iterator[_Way]:
+    half = (loop.images, loop.labels)
+    yield _Way(lambda fires: None, lambda: gradient_noise(loop.model, _loss, (half, half), len(loop.images)))
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
 
 
 @contextlib.contextmanager

@@ -42,6 +42,8 @@ DATASET_FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 DEFAULT_STEPS = 200
+PROBE_SET = 256
+"""Images in the fixed probe set, of a data set that has as many."""
 DIGITS_TRAINING_IMAGES = 1437
 TRAINING_IMAGES: Mapping[str, int] = {
     "digits": DIGITS_TRAINING_IMAGES,

@@ -64,6 +64,11 @@ class RunConfig(Strict):
             )
         update = {"schedule": schedule, "warmup": warmup, "replica_order": order}
         object.__setattr__(self, "optim", optim.model_copy(update=update))
+        if self.probes.preset == "curvature" and self.train.sync_batch_norm:
+            lacking = (
+                "curvature needs second derivatives, which train.sync_batch_norm lacks; allowed: prepool, blocks, full"
+            )
+            problems.append((("probes", "preset"), lacking))
         if self.train.steps is None and self.train.epochs is None:
             object.__setattr__(self, "train", self.train.model_copy(update={"steps": DEFAULT_STEPS}))
         elif self.train.steps is not None and self.train.epochs is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.config.defaults import PROBE_SET
 from harness.strict import (
     MAX_COUNT,
     MAX_IMAGE_SIZE,
@@ -183,7 +184,7 @@ class TrainConfig(Strict):
 
 
 class CadenceConfig(Strict):
-    """When layers are read, by the presets `blocks` and `full`. Moves no check for the outcome."""
+    """When layers are read, by any preset but `prepool`. Moves no check for the outcome."""
 
     every: PositiveInt = 50
     """Steps between two readings."""
@@ -195,14 +196,31 @@ class CadenceConfig(Strict):
     """Steps of a burst, all of them read."""
 
 
+class CurvatureConfig(Strict):
+    """When, how exactly and on how much the preset `curvature` reads the loss's curvature. A reading costs as much as
+    three gradients, and two to three for each product."""
+
+    every: PositiveInt = 100
+    """Steps between two readings (and always one at the last step)."""
+    products: Annotated[int, Field(ge=1, le=1000)] = 12
+    """Hessian-vector products of a reading, at most; it stops before when the value is known to 0.01 %. How much is
+    missing is in the rows, curvature/sharpness_error."""
+    batches: Annotated[int, Field(ge=1, le=PROBE_SET)] = 1
+    """Batches of the training size, of the probe set as many as it has, whose mean loss the sharpness is of. Of one
+    small batch it is larger than of many. Time and memory grow with their number."""
+
+
 class ProbesConfig(Strict):
     """Instruments. They never change the training and are no part of the run's identity."""
 
-    preset: Literal["prepool", "blocks", "full"] = "prepool"
+    preset: Literal["prepool", "blocks", "full", "curvature"] = "prepool"
     """What is read: the layer before the pool only; every residual sum too (in a network without any, every module's
-    output); activations, gradients and updates too."""
+    output); activations, gradients and updates too; or what `blocks` reads, with the loss's sharpness, the margin to
+    instability and the gradient's noise."""
     cadence: CadenceConfig = CadenceConfig()
     """When layers are read; the pre-pool readings have `every` and `probe_set_every`."""
+    curvature: CurvatureConfig = CurvatureConfig()
+    """When the loss's curvature is read, by the preset `curvature`."""
     every: PositiveInt = 10
     """Steps between two rows: loss, accuracy, rates and the pre-pool readings of the training batch."""
     probe_set_every: PositiveInt = 100

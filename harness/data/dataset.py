@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.config import DataConfig
+from harness.config import PROBE_SET, DataConfig
 from harness.data.augment import crop_flip, flip, inception
 from harness.data.check import SOURCES, count_classes
 from harness.data.listing import list_part, list_parts
@@ -18,10 +18,7 @@ from harness.data.order import CPU, BatchOrder, Dice
 from harness.data.part import Batch, Part
 from harness.located import InputError
 
-__all__ = ["PROBE_SET", "BatchOrder", "Batches", "Dataset", "load_dataset", "load_held_out"]
-
-PROBE_SET = 256
-"""Images in the fixed probe set."""
+__all__ = ["BatchOrder", "Batches", "Dataset", "load_dataset", "load_held_out"]
 
 
 class Batches:
@@ -107,9 +104,13 @@ class Dataset:
 
     def probe_set(self) -> Tensor:
         """The fixed probe set (256, 3, H, W): training images evenly spaced by position, unaugmented, for any seed."""
+        return self.probe_batch()[0]
+
+    def probe_batch(self) -> Batch:
+        """The same with its labels (256,)."""
         count = min(PROBE_SET, len(self.train))
         positions = torch.arange(count, device=self.train.labels.device) * len(self.train) // count
-        return self.train[positions][0]
+        return self.train[positions]
 
 
 def load_dataset(config: DataConfig, device: torch.device) -> Dataset:

@@ -25,7 +25,11 @@ SCALE = "model.residual_scale"
 DEAD_AT_END = "prepool/dead_share_probe"
 OUTCOME, OUTCOME_STEP = "outcome/outcome", "outcome/step"
 DEAD_LAYERS = "^(block|layer)/.+/dead_share_batch$"
-NEEDS_LAYERS = "Empty unless the runs have `probes.preset=blocks` or `full`."
+NEEDS_LAYERS = "Empty unless the runs have `probes.preset=blocks`, `full` or `curvature`."
+NEEDS_CURVATURE = (
+    "Margin, sharpness and noise are empty unless the runs have `probes.preset=curvature`, sums and up-projections "
+    "unless they have that, `blocks` or `full`. A margin above 1 is unstable at that learning rate, momentum and delay."
+)
 ENDS_AT_DEATH = (
     "A run that dies ends there (unless `train.stop_at_death=false`): beyond the first death, the mean of a group is "
     "that of its survivors. The samples show each run to its end."
@@ -205,6 +209,21 @@ def _sections() -> list[Section]:
             by_scale("RMS of each residual sum", pattern="^block/.+/sum/rms$", log=True),
             by_scale("Scaled branch over skip, RMS", pattern="^block/.+/rms_ratio$", log=True),
             wr.MarkdownPanel(markdown=NEEDS_LAYERS),
+        ],
+        "Stability": [
+            by_scale("Stability margin", "curvature/margin", log=True),
+            by_scale("Preconditioned sharpness", "curvature/sharpness", log=True),
+            by_scale("Gradient noise scale, images", "curvature/noise_scale", log=True),
+            by_scale("Common mode of each residual sum", pattern="^block/.+/sum/common_mode$"),
+            by_scale(
+                "Share of each up-projection's output from the mean of its input, probe set",
+                pattern="^block/.+/up_projection/mean_share_probe$",
+                share=True,
+            ),
+            by_scale("Spectral norm of each up-projection", pattern="^block/.+/up_projection/spectral_norm$", log=True),
+            by_scale("Effective rank of the pooled features, probe set", "prepool/feature_rank_probe"),
+            by_scale("Tau-dormant share of the pre-pool units", "prepool/tau_dormant_share_batch", share=True),
+            wr.MarkdownPanel(markdown=NEEDS_CURVATURE),
         ],
         "Update ratios": [
             by_scale("Update over weights, RMS, all parameters", "update/all/ratio", log=True),

@@ -8,7 +8,7 @@ from functools import cache
 
 from harness import distributed
 from harness.architectures import network_size
-from harness.config import RunConfig
+from harness.config import PROBE_SET, RunConfig
 from harness.data.check import check_data, count_classes, count_training_images
 from harness.devices import total_memory, visible_gpus
 from harness.located import InputError
@@ -24,18 +24,19 @@ class Need:
     """Bytes that a run keeps at once.
 
     parameters: with a gradient, the optimizer's numbers and the average. pending: gradients of further replicas.
-    activations: of a batch. images: those in memory.
+    activations: of a batch. curvature: what its readings keep beyond them. images: those in memory.
     """
 
     parameters: float
     pending: float
     activations: float
+    curvature: float
     images: float
 
     @property
     def total(self) -> float:
         """The sum of all."""
-        return self.parameters + self.pending + self.activations + self.images
+        return self.parameters + self.pending + self.activations + self.curvature + self.images
 
 
 def memory_need(config: RunConfig) -> Need:
@@ -54,7 +55,12 @@ def memory_need(config: RunConfig) -> Need:
     share = data.batch_size / distributed.world_size()
     batch = share * (size.activations * width + 4 * 3 * data.image_size**2)
     pending = 4 * (config.optim.replicas - 1) * size.parameters
-    return Need(4 * copies * size.parameters, pending, batch, 4 * images)
+    curvature = 0.0
+    if config.probes.preset == "curvature":  # the graph of a gradient, which is twice the batch's, and five vectors
+        read = min(config.probes.curvature.batches * share, PROBE_SET)
+        graph = 2 * read * 4 * (size.activations + 3 * data.image_size**2)
+        curvature = max(0.0, graph - batch) + 4 * 5 * size.parameters
+    return Need(4 * copies * size.parameters, pending, batch, curvature, 4 * images)
 
 
 def check_inputs(configs: Sequence[RunConfig]) -> None:
@@ -132,11 +138,13 @@ def _check_memory(configs: Iterable[RunConfig]) -> Iterator[str]:
     if need.total > there:
         model, data = config.model, config.data
         pending = f"{_mb(need.pending)} for the gradients of optim.replicas: {config.optim.replicas}, "
+        curvature = f"{_mb(need.curvature)} for the Hessian products of probes.preset: curvature, "
         yield (
             f"model, data: {model.name} of width {model.width:g} on {data.image_size}x{data.image_size} in batches of "
             f"{data.batch_size} needs at least {_mb(need.total)} ({_mb(need.parameters)} for parameters and optimizer, "
             f"{pending if need.pending else ''}"
-            f"{_mb(need.activations)} for a batch, {_mb(need.images)} for the images); {where} has {_mb(there)}"
+            f"{_mb(need.activations)} for a batch, {curvature if need.curvature else ''}"
+            f"{_mb(need.images)} for the images); {where} has {_mb(there)}"
         )
 
 

@@ -16,6 +16,7 @@ from harness.probes.passes import images_together, undisturbed
 from harness.probes.prepool import PrePool
 from harness.sinks.sink import Histogram, Sink
 from harness.stopwatch import Stopwatch
+from harness.training.curvature import CurvatureReader
 from harness.training.monitor import Monitor
 from harness.training.reading import Row, StepReading
 from harness.training.trainer import Trainer
@@ -32,12 +33,13 @@ class Recorder:
         trainer: Trainer,
         monitor: Monitor,
         prepool: PrePool,
+        curvature: CurvatureReader | None,
         probe_set: Tensor,
         held_out: Part,
         batches: Batches,
         sinks: Sequence[Sink],
     ) -> None:
-        self._trainer, self._monitor, self._prepool = trainer, monitor, prepool
+        self._trainer, self._monitor, self._prepool, self._curvature = trainer, monitor, prepool, curvature
         self._probe_set, self._held_out, self._batches, self._sinks = probe_set, held_out, batches, sinks
         self.wants_histogram = any(sink.wants_histogram for sink in sinks)
         self._row: dict[str, Any] = {}  # of the step that goes on
@@ -47,7 +49,10 @@ class Recorder:
 
     def due(self, step: int) -> bool:
         """Whether this step gives a row."""
-        return step % self._trainer.config.probes.every == 0
+        return step % self._trainer.config.probes.every == 0 or self._reads_curvature(step)
+
+    def _reads_curvature(self, step: int) -> bool:
+        return self._curvature is not None and self._curvature.due(step)
 
     def begin_row(self, reading: StepReading, last: bool) -> None:
         """Begin the row of a step, with the probe set and held-out images where they are due: always in the last."""
@@ -61,6 +66,8 @@ class Recorder:
                 self._histogram = self._prepool.histogram() if self.wants_histogram else None
             if last or (step > 0 and step % self._trainer.config.probes.probe_set_every == 0):
                 self._row |= self._read_sets(step)
+            if self._curvature is not None and (last or self._curvature.due(step)):
+                self._row |= self._curvature.read()
 
     def write_rows(self) -> None:
         """Give the sinks the rows of the step that is over: what was read before its update, and by it."""

@@ -17,6 +17,7 @@ from harness.probes.prepool import PrePool
 from harness.sinks.sink import Sink
 from harness.sinks.store import StoreSink
 from harness.store import Damaged, RunDirectory
+from harness.training.curvature import CurvatureReader
 from harness.training.monitor import Monitor
 from harness.training.reading import read_end, read_step
 from harness.training.recorder import Recorder
@@ -71,7 +72,8 @@ def train_steps(trainer: Trainer, data: Dataset, run: RunDirectory, sinks: Seque
     prepool = PrePool(trainer.model.pool, config.probes.dormant_below, distributed.gather)  # type: ignore[arg-type]
     probe_set = data.probe_set()
     monitor = Monitor(trainer, prepool, probe_set)
-    recorder = Recorder(trainer, monitor, prepool, probe_set, data.held_out, batches, sinks)
+    curvature = CurvatureReader(trainer, data.probe_batch()) if config.probes.preset == "curvature" else None
+    recorder = Recorder(trainer, monitor, prepool, curvature, probe_set, data.held_out, batches, sinks)
     with batches:
         trainer.begin(batches)
         with prepool, trainer.probe or contextlib.nullcontext():

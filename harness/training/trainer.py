@@ -175,18 +175,20 @@ class Trainer:
         read_layers = self.probe is not None and self.probe.step(self.step)
         return self._compute(self.eager if read or read_layers else self.network, images, labels)
 
+    def loss(self, network: Callable[..., Any], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss that is trained on, any auxiliary head's in it, and the logits (N, classes)."""
+        smoothing = self.config.train.label_smoothing
+        if not self.config.model.aux_head:
+            logits = network(images)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing), logits
+        logits, auxiliary = network(images, with_aux=True)
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return loss + AUX_LOSS_WEIGHT * F.cross_entropy(auxiliary, labels, label_smoothing=smoothing), logits
+
     def _compute(self, network: Callable[..., Any], images: Tensor, labels: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        smoothing = self.config.train.label_smoothing
-        logits: Tensor
         with self.autocast():
-            if self.config.model.aux_head:
-                logits, auxiliary = network(images, with_aux=True)
-                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-                loss = loss + AUX_LOSS_WEIGHT * F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
-            else:
-                logits = network(images)
-                loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss, logits = self.loss(network, images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.losses[self.step % len(self.losses)] = loss.detach()
         if self.config.optim.warmup.name == "two_phase":
@@ -239,6 +241,7 @@ def layer_probe(probes: ProbesConfig, model: Callable[..., Any], optimizer: torc
     if probes.preset == "prepool":
         return None
     cadence = Cadence(**probes.cadence.model_dump())
+    layers = "blocks" if probes.preset == "curvature" else probes.preset
     return observe(
-        cast(nn.Module, model), probes.preset, every=cadence, optimizer=optimizer, dormant_below=probes.dormant_below
+        cast(nn.Module, model), layers, every=cadence, optimizer=optimizer, dormant_below=probes.dormant_below
     )
