@@ -9,7 +9,7 @@ import torch
 
 from harness.store import RunDirectory
 from harness.training.train import train
-from tests.runs import timeless, tiny
+from tests.runs import INCEPTION, timeless, tiny
 from tests.test_train import Interrupted, Stop, run_in, same_weights
 
 CADENCE = {"every": 10, "early": True, "burst_jump": 0.05, "burst_steps": 3}
@@ -68,7 +68,7 @@ def test_a_run_with_a_preset_continues_to_the_same_rows_and_timelines(tmp_path: 
 
 def test_the_outcome_checks_do_not_depend_on_the_preset(tmp_path: Path) -> None:
     deadly: dict[str, Any] = {
-        "model": {"repeats": [1, 1, 2], "residual_scale": 1.0, "dropout_keep": 1.0},
+        "model": {**INCEPTION, "repeats": [1, 1, 2], "residual_scale": 1.0, "dropout_keep": 1.0},
         "optim": {"lr": 5.0},
         "train": {"steps": 120, "check_every": 5},
     }
