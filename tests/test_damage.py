@@ -16,12 +16,10 @@ from harness.outcome import Outcome
 from harness.sinks.sink import Histogram
 from harness.store import Row, RunDirectory
 from harness.sweep.work import Report, Task, work
-from tests.runs import RESNET, timeless, tiny
+from tests.runs import timeless, tiny
 
 CONFIG, OTHER = (
-    tiny(
-        seed=seed, model=RESNET, data={"image_size": 8}, probes={"preset": "blocks", "every": 5, "probe_set_every": 10}
-    )
+    tiny(seed=seed, data={"image_size": 8}, probes={"preset": "blocks", "every": 5, "probe_set_every": 10})
     for seed in (0, 1)
 )
 Damage = Callable[[RunDirectory], None]

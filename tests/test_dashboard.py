@@ -8,12 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("wandb_workspaces")
 
 from harness.cli import main
 from harness.config import RunConfig
@@ -23,6 +22,8 @@ from harness.store import RunDirectory
 from harness.training.train import train
 from tests.runs import tiny
 from tests.terminals import on_terminal, without_login
+
+pytestmark = pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="needs the extra `dashboard`")
 
 DASHBOARD = [sys.executable, "-m", "harness", "dashboard", "--project", "p"]
 KEY = "0123456789" * 4

@@ -18,7 +18,7 @@ import torch
 from harness import store
 from harness.config import RunConfig
 from harness.store import Row, RunDirectory
-from tests.runs import timeless, tiny
+from tests.runs import INCEPTION, timeless, tiny
 from tests.test_train import run_in
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
@@ -63,7 +63,7 @@ CONFIGS = {
     ),
     "with batch-norm": tiny(model={"dropout_keep": 1.0}, optim={"lr": 0.01}, probes={"every": 1}, train={"steps": 6}),
     "dying": tiny(
-        model={"residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0},
+        model={**INCEPTION, "residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0},
         optim={"lr": 5.0},
         train={"steps": 300, "check_every": 5},
     ),

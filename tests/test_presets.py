@@ -15,7 +15,7 @@ from harness.probes.curvature import sharpness
 from harness.store import Row, RunDirectory
 from harness.training.train import train
 from harness.training.trainer import Trainer
-from tests.runs import timeless, tiny
+from tests.runs import INCEPTION, timeless, tiny
 from tests.test_train import Interrupted, Stop, assert_same, run_in, same_weights
 
 CADENCE = {"every": 10, "early": True, "burst_jump": 0.05, "burst_steps": 3}
@@ -90,7 +90,7 @@ def test_a_run_with_a_preset_continues_to_the_same_rows_and_timelines(tmp_path: 
 
 def test_the_outcome_checks_do_not_depend_on_the_preset(tmp_path: Path) -> None:
     deadly: dict[str, Any] = {
-        "model": {"repeats": [1, 1, 2], "residual_scale": 1.0, "dropout_keep": 1.0},
+        "model": {**INCEPTION, "repeats": [1, 1, 2], "residual_scale": 1.0, "dropout_keep": 1.0},
         "optim": {"lr": 5.0},
         "train": {"steps": 120, "check_every": 5},
     }

@@ -173,7 +173,7 @@ def test_the_index_has_every_configuration_field_and_the_last_metrics(run: RunDi
         (waiting.run_id, "pending", 7),
     ]
     assert rows[0]["outcome"] == "survived" and rows[0]["outcome_step"] == 30
-    assert rows[0]["model.width"] == 0.03125 and rows[0]["model.repeats"] == "1/1/1" and rows[0]["optim.lr"] == 0.05
+    assert rows[0]["model.width"] == 0.25 and rows[0]["model.repeats"] == "1/1/1" and rows[0]["optim.lr"] == 0.05
     assert rows[0]["train/loss"] == 1.0 and rows[0]["val/accuracy"] == 0.5
     store.write_index(tmp_path, [tiny(), waiting])
     import pandas as pd
