@@ -458,6 +458,7 @@ class Probe:
     ) -> Row:
         """Read a fixed set of inputs (N, ...) at every layer, in train-mode and in eval-mode batch-norm.
 
+        With the rank of the pooled features, and what up-projections pass on (see `harness.probes.set_readings`).
         Dropout is off; buffers, modes and random state are afterwards as before. Metrics end in `_probe` and
         `_probe_eval`, with `weights` (averaged ones, by parameter name) in `_averaged` and `_averaged_eval`. Every rank
         of a data-parallel model reads the whole set by itself.
