@@ -149,6 +149,13 @@ def test_what_an_optimizer_brings_with_it_is_no_factor(tmp_path: Path) -> None:
     assert columns.candidates(runs) == ["model.width", "optim.name"]
 
 
+def test_the_order_of_replicas_is_a_column_only_where_it_is_more_than_whether_there_are_any() -> None:
+    runs = pd.DataFrame({"optim.replicas": [1, 2, 4], "optim.replica_order": [None, "round_robin", "round_robin"]})
+    assert columns.candidates(runs) == ["optim.replicas"]
+    both = pd.concat([runs, pd.DataFrame({"optim.replicas": [4], "optim.replica_order": ["random"]})])
+    assert columns.candidates(both) == ["optim.replicas", "optim.replica_order"]
+
+
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 

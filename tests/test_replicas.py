@@ -17,7 +17,7 @@ from harness.optim.replicas import Replicas, delays
 from harness.store import RunDirectory
 from harness.training.train import train
 from harness.training.trainer import Trainer
-from tests.runs import tiny
+from tests.runs import INCEPTION, tiny
 from tests.test_train import RECIPE, Interrupted, Stop, assert_same, run_in
 
 CPU = torch.device("cpu")
@@ -236,7 +236,7 @@ def test_instruments_change_nothing(tmp_path: Path) -> None:
 
 
 def test_replicas_die_and_are_checked_like_any(tmp_path: Path) -> None:
-    model = {"residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0}
+    model = {**INCEPTION, "residual_scale": 1.0, "repeats": [1, 1, 2], "dropout_keep": 1.0}
     config = tiny(model=model, optim={"lr": 5.0, "replicas": 2}, train={"steps": 300, "check_every": 5})
     outcome, rows, _ = run_in(tmp_path, config)
     assert outcome.outcome == "died" and outcome.last_step < 300

@@ -100,10 +100,12 @@ def pair(runs: pd.DataFrame, x: str | None, y: str | None) -> tuple[str, str]:
 def candidates(runs: pd.DataFrame) -> list[str]:
     """The training fields that vary, seed apart, most telling first.
 
-    A field whose value follows from the name of the architecture, optimizer, ... is that name's and left out.
+    A field whose value follows from the name of the architecture, optimizer, ..., or from the number of replicas, is
+    left out.
     """
     fields = [column for column in varying(runs) if column.split(".")[0] in IDENTITY and column != "seed"]
     names = [column for column in fields if column.endswith(".name")]
+    names += ["optim.replicas"] if "optim.replicas" in fields else []  # one replica has no order, several have theirs
     own = [column for column in fields if column in names or not any(_follows(runs, column, name) for name in names)]
     return sorted(own, key=lambda column: _rank(runs, column))
 
