@@ -7,6 +7,7 @@ import io
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from harness.located import InputError
 from harness.models import Network, build_model, summarise
 from harness.models.blocks import InceptionResNetBlock, ResNetBlock
 from harness.models.layers import ConvLayer, PaddedShortcut, ResidualSum, batch_norm
-from harness.models.summary import models_table
+from harness.models.summary import Summary, models_table
 
 RELEASED = ("inception_resnet_v1_released", "inception_resnet_v2_released")
 INCEPTION_RESNETS = ("inception_resnet_v1", "inception_resnet_v2", *RELEASED)
@@ -62,6 +63,11 @@ def outputs(model: nn.Module, modules: list[nn.Module], batch: Tensor) -> list[t
     return [seen[module] for module in modules]
 
 
+@cache
+def published(name: str) -> Summary:
+    return summarise(name, num_classes=1000, image_size=299)
+
+
 # Golden counts (harness/architectures/README.md): parameters with and without BN gamma, MACs, convolutions.
 
 
@@ -78,7 +84,7 @@ def outputs(model: nn.Module, modules: list[nn.Module], batch: Tensor) -> list[t
 def test_counts_at_299_pixels_and_1000_classes(
     name: str, params: int, params_without_gamma: int, macs: int, convolutions: int
 ) -> None:
-    counted = summarise(name, num_classes=1000, image_size=299)
+    counted = published(name)
     assert (counted.params, counted.params_without_gamma) == (params, params_without_gamma)
     assert (counted.macs, counted.convolutions) == (macs, convolutions)
 
@@ -111,7 +117,7 @@ def test_counts_of_the_cifar_nets(name: str, params: int, macs: int) -> None:
 def test_counts_of_each_stage(
     name: str, stem: int, a: int, reduction_a: int, b: int, reduction_b: int, c: int, classifier: int
 ) -> None:
-    parts = summarise(name, num_classes=1000, image_size=299).parts
+    parts = published(name).parts
     one_module = {part.name: part.params / part.modules for part in parts if part.name != "stem"}
     one_module["stem"] = parts[0].params
     assert {place: one_module[place] for place in one_module if place != "last layer"} == {

@@ -264,7 +264,7 @@ def test_a_fixed_set_that_cannot_be_read(images: Tensor, options: dict[str, Any]
 
 
 def test_hooks_are_gone_after_a_hundred_uses_and_after_exceptions() -> None:
-    train = Train()
+    train = Train(Net(blocks=1))
     before = hooks(train.model, train.optimizer)
     for use in range(100):
         with contextlib.suppress(ZeroDivisionError), observed("full", train):

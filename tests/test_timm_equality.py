@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,14 @@ NETS = [
     ("inception_v4", "inception_v4", 896),
     ("inception_v3", "inception_v3", 566),
 ]
+
+
+@cache
+def shapes_of_timms() -> dict[str, Tensor]:
+    """The tensors of timm's Inception-ResNet-v2, without values."""
+    with torch.device("meta"):
+        state: dict[str, Tensor] = timm.create_model("inception_resnet_v2", num_classes=10).state_dict()
+    return state
 
 
 def unwritten(ours: str, size: int, **fields: Any) -> Network:
@@ -157,7 +166,6 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_loaded(change: di
 )
 def test_a_network_unlike_timms_is_refused(name: str, fields: dict[str, Any], says: str) -> None:
     with torch.device("meta"):
-        weights = timm.create_model("inception_resnet_v2", num_classes=10).state_dict()
         model = build_model(name, num_classes=10, image_size=299, **fields)
         with pytest.raises(ValueError, match=says):
-            load_weights(model, weights)
+            load_weights(model, shapes_of_timms())

@@ -151,11 +151,11 @@ def test_a_mirror_that_fails_in_the_middle_keeps_the_rows(tmp_path: Path, monkey
 
 def test_a_run_with_its_mirror_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from harness.sinks.wandb import WandbOptions\n"
+        "import sys; from pathlib import Path; from harness import store; from harness.sinks.wandb import WandbOptions\n"
         "from harness.sweep.work import Task, work; from tests.runs import tiny\n"
         "folder = Path(sys.argv[1]); options = WandbOptions('offline', folder, 'p', 'g', ())\n"
         "report = work(Task(tiny(train={'steps': 2}), folder / 'runs' / 'x', 'test', options))\n"
-        "assert report.state == 'finished', report\n"
+        "assert report.state == 'finished', report; store.write_index(folder)\n"
         "found = {'pandas', 'sklearn', 'matplotlib', 'torch._dynamo'} & set(sys.modules); sys.exit(str(found) if found else 0)"
     )
     done = subprocess.run(
