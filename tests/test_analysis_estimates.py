@@ -87,7 +87,7 @@ OPEN = (134.0, 1072.0)
             "above 1072, beyond the range tested (95 % interval 1023 to above 1072; n = 40 runs)",
         ),
         (Estimate(0.5, 0.1, math.nan, 8), "0.5", "0.5 (no interval; n = 8 runs)"),
-        (Estimate(math.nan, math.nan, math.nan, 0), "nan", "nan (no interval; n = 0 runs)"),
+        (Estimate(math.nan, math.nan, math.nan, 0), "not estimable", "not estimable (no interval; n = 0 runs)"),
     ],
 )
 def test_an_estimate_in_short_and_as_a_whole(found: Estimate, short: str, whole: str) -> None:

@@ -63,8 +63,9 @@ class Law:
     points: pd.DataFrame
 
     def rates(self, momentum: float, delays: Iterable[int]) -> Floats:
-        """The rates that it predicts for some delays, of replicas in turn."""
-        return np.array([threshold(momentum, delay) for delay in delays]) / self.curvature.value
+        """The rates that it predicts for some delays, of replicas in turn; NaN where it predicts nothing."""
+        constant = self.curvature.value if self.curvature.located else math.nan
+        return np.array([threshold(momentum, delay) for delay in delays]) / constant
 
 
 def against_threshold(runs: pd.DataFrame) -> Law:

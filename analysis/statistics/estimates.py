@@ -81,7 +81,9 @@ class Estimate:
 
 
 def _digits(number: float) -> str:
-    """A number to three digits, from a thousand on to whole ones."""
+    """A number to three digits, from a thousand on to whole ones; `not estimable` for NaN."""
+    if math.isnan(number):
+        return "not estimable"
     return f"{number:.0f}" if 999.5 <= abs(number) < 1e6 else f"{number:.3g}"
 
 
