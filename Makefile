@@ -10,7 +10,7 @@ CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm 
   optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance \
   replicas critical_rate replicas_remedies replicas_width
 
-.PHONY: quickstart test lint claims findings format clean
+.PHONY: quickstart gpu test lint claims findings format clean
 
 quickstart: $(USER_READY)
 	$(BIN)/harness sweep experiments/quickstart.yaml --out $(QUICKSTART)
@@ -19,6 +19,10 @@ quickstart: $(USER_READY)
 # Drawn again when a run or what draws it has changed.
 $(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(shell find analysis -type f -not -name '*.pyc')
 	$(BIN)/harness report $(QUICKSTART)
+
+# All that no CPU can check, in 8 minutes on one GPU; commit the file that it writes under its card's name.
+gpu: $(DEV_READY)
+	$(BIN)/harness bench gpu --json out/gpu.json
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest

@@ -180,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--runs", type=_count, default=10_000, metavar="N", help="default: %(default)s")
     load.add_argument("--rows", type=_count, default=1_000, metavar="N", help="of each run (default: %(default)s)")
     load.set_defaults(measure=_bench_load)
+    gpu = costs.add_parser("gpu", help="all that no CPU can check: tests, agreement, arithmetic, speed, memory")
+    gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: its logic, small (default: cuda)")
+    gpu.add_argument("--minutes", type=_factor, default=8.0, help="begin nothing after them (default: %(default)g)")
+    gpu.add_argument("--only", action="append", default=[], metavar="PART", help="a part; may be repeated")
+    gpu.add_argument("--json", type=Path, metavar="FILE", help="write all of it there too")
+    gpu.set_defaults(measure=_bench_gpu)
 
     evaluate = command(
         "evaluate",
@@ -399,6 +405,20 @@ def _bench_load(options: argparse.Namespace) -> int:
 
     print(measure_load(options.runs, options.rows))
     return DONE
+
+
+def _bench_gpu(options: argparse.Namespace) -> int:
+    import json
+
+    from harness.bench.gpu import accept
+    from harness.files import write_atomically
+
+    found = accept(options.device, options.minutes, options.only, told=lambda part: print(part, flush=True))
+    if options.json is not None:
+        write_atomically(options.json, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+    for problem in found.problems:
+        print(f"wrong: {problem}", file=sys.stderr)
+    return SOME_FAILED if found.problems else DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
