@@ -77,7 +77,7 @@ def test_a_run_in_every_arithmetic_ends_and_continues(
         pytest.skip("on the CPU: tests/test_train.py compiles; tf32 is refused there, which test_refusals holds")
     config = on(
         device,
-        model={**INCEPTION, "repeats": [1, 1, 1]},
+        model={} if compiled else {**INCEPTION, "repeats": [1, 1, 1]},  # the former compiles in seconds
         train={"steps": 20, "precision": precision, "compile": compiled},
     )
     outcome, rows, checkpoint = run_in(tmp_path, config)
@@ -217,3 +217,24 @@ def test_workers_that_share_a_device_finish_a_sweep(tmp_path: Path, device: torc
     assert len(runs) == 4 and {run.state() for run in runs} == {"finished"}
     (told,) = {run.provenance()["device"] for run in runs}
     assert told.startswith("cpu: ") if device == CPU else torch.cuda.get_device_name() in told
+
+
+def test_readings_of_one_process_take_synchronised_batch_norms_alone(device: torch.device, exactly: None) -> None:
+    """Of a data-parallel run one process reads; the others make no such pass, and would be waited for without end.
+
+    torch's SyncBatchNorm refuses the CPU, so that a reading there shows that none was asked to synchronise.
+    """
+    model, images = net()
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(net()[0])  # type: ignore[no-untyped-call]
+    images = images.to(device)
+    found = []
+    for each in (model.to(device), synchronised.to(device)):
+        with PrePool(each.get_submodule("pool")) as prepool:
+            row: dict[str, Any] = dict(prepool.read_set(each, images, 8))
+        with observe(each, "blocks", every=10**9) as probe:
+            probe.read_set(images, batch_size=8)
+            row |= probe.take()[-1]
+        row.pop("time/probe")
+        found.append(row)
+        assert not any("forward" in module.__dict__ for module in each.modules())
+    assert len(found[0]) > 20 and found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6, nan_ok=True)

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from types import MethodType
 from typing import Any
 
 import torch
@@ -48,14 +49,18 @@ def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) ->
     """Forward passes that leave no trace: no gradients; dropout off; buffers, modes and random state as before.
 
     `training` chooses the statistics that batch-norm uses: the batch's, or its running ones. `buffers_rest` says that
-    no forward pass will move a buffer, which saves keeping them.
+    no forward pass will move a buffer, which saves keeping them. A SyncBatchNorm takes this process's statistics alone:
+    others that make no such pass would be waited for without end.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and not buffers_rest else []
     gpus = torch.cuda.is_available()
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"} if gpus else ()
-    changed = []
+    changed, alone = [], []
     try:
         for module in model.modules():
+            if training and isinstance(module, nn.SyncBatchNorm) and "forward" not in module.__dict__:
+                module.__dict__["forward"] = MethodType(_BatchNorm.forward, module)
+                alone.append(module)
             wanted = training and not isinstance(module, nn.modules.dropout._DropoutNd)
             if module.training != wanted:
                 module.training = wanted
@@ -65,6 +70,8 @@ def undisturbed(model: nn.Module, training: bool, buffers_rest: bool = False) ->
     finally:
         for module in changed:
             module.training = not module.training
+        for norm in alone:
+            norm.__dict__.pop("forward", None)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
