@@ -344,8 +344,9 @@ def _claims(options: argparse.Namespace) -> int:
     from harness import shipped
     from harness.sweep.run import sweep_of
 
+    given = [folder for folder in options.dirs if not shipped.is_of_gpus(folder)]  # experiments/results/* names it too
     with _damage_said():
-        results = read_all(options.dirs or shipped.results(), lambda folder: sweep_of(folder).configs)
+        results = read_all(given or shipped.results(), lambda folder: sweep_of(folder).configs)
     if options.save is not None:
         for each in results.values():
             print(plain(f"saved: {save(each, options.save)}"), file=sys.stderr)

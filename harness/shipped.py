@@ -20,10 +20,15 @@ def quickstart() -> Path:
     return path
 
 
+def is_of_gpus(folder: Path) -> bool:
+    """Whether a folder beside the results holds what `harness bench gpu` wrote of some cards, and no runs."""
+    return folder.name == "gpu" and not (folder / "sweep.yaml").exists() and any(folder.glob("*.json"))
+
+
 def results() -> list[Path]:
     """The folders of the claims' compact results, one a sweep. Raises InputError where the package lacks them."""
     root = _FOLDER / "results"
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    folders = sorted(path.parent for path in root.glob("*/sweep.yaml")) if root.is_dir() else []
     if not folders:
         raise InputError(
             [

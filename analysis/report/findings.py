@@ -34,7 +34,7 @@ def committed() -> dict[str, Results]:
     """The compact results that are committed, by sweep. Raises InputError where they are missing or cannot be read."""
     if not RESULTS.is_dir():
         raise InputError([f"{RESULTS}: no such folder; the claims' results are in a checkout of the repository"])
-    return read_all(sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()))
+    return read_all(sorted(path.parent for path in RESULTS.glob("*/sweep.yaml")))
 
 
 def save(results: Results, root: Path) -> Path:

@@ -148,7 +148,7 @@ def _lab(device: torch.device, folder: Path, deadline: float) -> Lab:
     if device.type == "cuda":
         return Lab(device, folder, deadline, {}, 299, 32, NETWORKS, 15, PER_GPU)
     small = {"width": 0.0625, "repeats": [1, 1, 1]}
-    return Lab(device, folder, deadline, small, 75, 2, NETWORKS[-2:-1], 1, (1, 2))
+    return Lab(device, folder, deadline, small, 75, 2, NETWORKS[-2:-1], 1, (2,))
 
 
 def _machine(device: torch.device) -> dict[str, object]:
@@ -202,7 +202,7 @@ def tests(lab: Lab, part: Part) -> None:
         return
     report = lab.folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", "0", "-p", "no:cacheprovider"]
-    command += ["-p", "no:benchmark", "-W", "default", f"--junitxml={report}", str(folder)]
+    command += ["--continue-on-collection-errors", "-W", "default", f"--junitxml={report}", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
     if not report.is_file():
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-300:]} {done.stderr[-300:]}")
@@ -354,7 +354,7 @@ def updates(lab: Lab, part: Part) -> None:
 
 def probes(lab: Lab, part: Part) -> None:
     """What the instruments cost a step."""
-    costs = bench_probes(_config(lab), pairs=10 if lab.cuda else 2)
+    costs = bench_probes(_config(lab), pairs=5 if lab.cuda else 2)
     for cost in costs.costs:
         share, half = cost.share(1)
         times = {"plain ms": round(cost.plain * 1e3, 2), "firing ms": round(cost.firing * 1e3, 2)}
@@ -367,7 +367,10 @@ def quickstart(lab: Lab, part: Part) -> None:
     text = yaml.safe_load(shipped.quickstart().read_text())
     if not lab.cuda:
         text["parameters"]["model"]["parameters"]["width"] = {"value": 0.0625}
-        text["parameters"]["model"]["parameters"]["repeats"] = {"value": [1, 1, 1]}
+        text["parameters"]["model"]["parameters"] |= {
+            "repeats": {"value": [1, 1, 1]},
+            "residual_scale": {"value": 1.0},
+        }
         text["parameters"]["train"]["parameters"]["steps"] = {"value": 10}
         text["parameters"]["seed"] = {"value": 0}
     ends: list[dict[str, str]] = []
@@ -392,8 +395,8 @@ def per_gpu(lab: Lab, part: Part) -> None:
     text = yaml.safe_load(shipped.quickstart().read_text())
     model, train_ = text["parameters"]["model"]["parameters"], text["parameters"]["train"]["parameters"]
     model |= {"width": {"value": 0.125 if lab.cuda else 0.0625}, "residual_scale": {"value": 0.1}}
-    train_["steps"] = {"value": 100 if lab.cuda else 5}
-    text["parameters"]["seed"] = {"values": list(range(16 if lab.cuda else 2))}
+    train_["steps"] = {"value": 60 if lab.cuda else 5}
+    text["parameters"]["seed"] = {"values": list(range(8 if lab.cuda else 2))}
     if not lab.cuda:
         model["repeats"] = {"value": [1, 1, 1]}
     for workers in lab.workers:
@@ -410,7 +413,7 @@ def per_gpu(lab: Lab, part: Part) -> None:
     if part.rows:
         best = max(part.rows, key=lambda row: float(row["runs/minute"]))
         for row in part.rows:
-            row["of one worker"] = round(row["runs/minute"] / part.rows[0]["runs/minute"], 2)
+            row["of the fewest"] = round(row["runs/minute"] / part.rows[0]["runs/minute"], 2)
             row["best"] = "best" if row is best else None
 
 
