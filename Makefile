@@ -8,7 +8,7 @@ QUICKSTART := out/quickstart
 
 CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm bias revival mimic_scaled mimic optimizers \
   optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance \
-  replicas critical_rate replicas_remedies replicas_width
+  replicas critical_rate replicas_remedies replicas_width stability_margin dose
 
 .PHONY: quickstart gpu test lint claims findings format clean
 

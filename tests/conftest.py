@@ -1,11 +1,14 @@
 """Fixtures of all tests: one thread, no network, slow tests last."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -303,6 +303,76 @@ def test_a_synchronous_net_that_dies_early_breaks_the_law() -> None:
     assert "Without the synchronous runs: exponent 1" in finding.why or "exponent 0.9" in finding.why
 
 
+def with_margins(
+    crosses: Callable[[RunConfig], int | None], sharpness: Callable[[RunConfig], float] = lambda _: 1.0
+) -> dict[str, Results]:
+    """Half of the unscaled nets are lost, their death having begun at step 40; `crosses` gives where the margin is."""
+
+    def fate(run: RunConfig) -> str | int:
+        return 60 if unscaled(run) and run.seed % 2 else "survived"
+
+    found = results("stability_margin", fate)
+    rows = [
+        {
+            "run_id": run.run_id,
+            "step": step,
+            "prepool/dead_share_batch": 0.9 if step >= 40 and fate(run) == 60 else 0.1,
+            "curvature/margin": 1.5 if (at := crosses(run)) is not None and step >= at else 0.5,
+            "curvature/sharpness": sharpness(run) * np.exp(noise(run, 0.2)),
+        }
+        for run in planned("stability_margin")
+        for step in range(0, 151, 10)
+    ]
+    return {"stability_margin": Results("stability_margin", SWEEPS, found.runs, pd.DataFrame(rows))}
+
+
+def lost_net(run: RunConfig) -> bool:
+    return unscaled(run) and bool(run.seed % 2)
+
+
+@pytest.mark.parametrize(
+    ("crosses", "expected"),
+    [
+        (lambda run: 20 if lost_net(run) else None, "holds"),
+        (lambda run: 40 if lost_net(run) else None, "holds"),
+        (lambda run: 50 if lost_net(run) else None, "does not hold"),
+        (lambda run: 20, "does not hold"),
+        (lambda run: None, "does not hold"),
+        (lambda run: 20 if lost_net(run) and run.seed < 3 else None, "undecided"),
+    ],
+    ids=["before", "as it begins", "after", "in every net", "in none", "in a third"],
+)
+def test_a_margin_is_held_against_where_death_begins(crosses: Callable[[RunConfig], int | None], expected: str) -> None:
+    [finding] = judge([NAMED["C19a"]], with_margins(crosses))
+    assert finding.verdict == expected, finding.judgement
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, "holds"), (0, "undecided"), (-1, "does not hold")])
+def test_sharpness_is_compared_between_scales_in_pairs(power: int, expected: str) -> None:
+    def sharpness(run: RunConfig) -> float:
+        return (1.0 if unscaled(run) else 0.1) ** power * (1 + run.optim.replicas)
+
+    [finding] = judge([NAMED["C19b"]], with_margins(lambda _: None, sharpness))
+    assert finding.verdict == expected
+    assert finding.judgement is not None and finding.judgement.effect.value == pytest.approx(0.1**power, rel=0.2)
+
+
+def test_a_dose_must_sort_better_than_what_is_simpler() -> None:
+    def by(score: Callable[[RunConfig], float]) -> str:
+        middle = float(np.median([score(run) for run in planned("dose")]))
+        return verdict("C20", lambda run: 50 if score(run) * np.exp(noise(run, 0.3)) > middle else "survived")
+
+    def dose(run: RunConfig) -> float:
+        scale = run.model.residual_scale
+        assert isinstance(scale, float)
+        inside = scale * run.model.branch_width / run.model.trunk_width
+        return float(run.optim.lr / (1 - (run.optim.momentum or 0)) * np.sqrt(inside))
+
+    assert by(dose) == "holds"
+    assert by(lambda run: run.optim.lr) == "does not hold"
+    assert by(lambda run: noise(run, 1.0)) == "undecided"
+
+
 @pytest.mark.slow
 def test_foretelling_beats_the_configuration_where_a_reading_knows_more() -> None:
     claim = NAMED["C13"]
@@ -335,7 +405,7 @@ def test_a_sweep_that_is_hardly_begun_decides_nothing_and_breaks_nothing(claim: 
 
 
 def test_every_claim_of_the_table_is_there_with_its_rule_and_its_sweeps() -> None:
-    assert {int(claim.name[1:].rstrip("abc")) for claim in CLAIMS} == set(range(1, 19))
+    assert {int(claim.name[1:].rstrip("abc")) for claim in CLAIMS} == set(range(1, 21))
     for claim in CLAIMS:
         assert claim.words and claim.rule and claim.statistic
         for sweep in claim.sweeps:
@@ -467,12 +537,13 @@ def test_the_scoreboard_of_the_readme_is_what_the_command_prints(capsys: pytest.
         assert findings.with_scoreboard(text, table, str(page)) == text
 
 
-@pytest.mark.parametrize("folder", sorted(findings.RESULTS.iterdir()), ids=lambda folder: folder.name)
-def test_committed_results_are_of_the_sweep_that_is_committed(folder: Path) -> None:
+@pytest.mark.parametrize("sweep", sorted(findings.RESULTS.glob("*/sweep.yaml")), ids=lambda sweep: sweep.parent.name)
+def test_committed_results_are_of_the_sweep_that_is_committed(sweep: Path) -> None:
+    folder = sweep.parent
     results = read(folder)
     path = SWEEPS / f"{folder.name}.yaml"
-    sweep = path if path.exists() else SWEEPS.parent / f"{folder.name}.yaml"
-    runs = expand(sweep.read_text(), str(sweep)).configs
+    file = path if path.exists() else SWEEPS.parent / f"{folder.name}.yaml"
+    runs = expand(file.read_text(), str(file)).configs
     assert results.name == folder.name
     assert sorted(results.runs["run_id"]) == sorted(run.run_id for run in runs)
     assert (results.runs["state"] == "finished").all()

@@ -5,7 +5,7 @@ from analysis.frames import results
 findings = claims.judge(claims.CLAIMS, results.read_all(["experiments/results/filters", ...]))
 """
 
-from analysis.claims import asynchrony, course, filters, remedies, scoreboard, theory
+from analysis.claims import asynchrony, course, filters, mechanism, remedies, scoreboard, theory
 from analysis.claims.claim import Claim, Finding, Judgement, judge
 
 __all__ = ["CLAIMS", "Claim", "Finding", "Judgement", "judge", "scoreboard"]
@@ -17,6 +17,16 @@ def _order(claim: Claim) -> tuple[int, str]:
 
 
 CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((*filters.CLAIMS, *course.CLAIMS, *remedies.CLAIMS, *theory.CLAIMS, *asynchrony.CLAIMS), key=_order)
+    sorted(
+        (
+            *filters.CLAIMS,
+            *course.CLAIMS,
+            *remedies.CLAIMS,
+            *theory.CLAIMS,
+            *asynchrony.CLAIMS,
+            *mechanism.CLAIMS,
+        ),
+        key=_order,
+    )
 )
 """All claims, in the order of their numbers."""
