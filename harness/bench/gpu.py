@@ -366,8 +366,8 @@ def quickstart(lab: Lab, part: Part) -> None:
     """The quickstart's runs end on the GPU as they do on the CPU."""
     text = yaml.safe_load(shipped.quickstart().read_text())
     if not lab.cuda:
-        text["parameters"]["model"]["parameters"]["width"] = {"value": 0.0625}
         text["parameters"]["model"]["parameters"] |= {
+            "branch_width": {"value": 4},
             "repeats": {"value": [1, 1, 1]},
             "residual_scale": {"value": 1.0},
         }
@@ -394,7 +394,7 @@ def per_gpu(lab: Lab, part: Part) -> None:
     """Runs a minute with several workers on the GPU, from the first run's first step to the last run's end."""
     text = yaml.safe_load(shipped.quickstart().read_text())
     model, train_ = text["parameters"]["model"]["parameters"], text["parameters"]["train"]["parameters"]
-    model |= {"width": {"value": 0.125 if lab.cuda else 0.0625}, "residual_scale": {"value": 0.1}}
+    model |= {"branch_width": {"value": 8 if lab.cuda else 4}, "residual_scale": {"value": 0.1}}
     train_["steps"] = {"value": 60 if lab.cuda else 5}
     text["parameters"]["seed"] = {"values": list(range(8 if lab.cuda else 2))}
     if not lab.cuda:
