@@ -126,6 +126,16 @@ def test_dry_run_lists_the_runs_quickly_without_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "tiny.yaml"]
 
 
+def test_a_sweep_that_begins_leaves_torch_to_its_workers(tmp_path: Path) -> None:
+    """Torch takes seconds and half a gigabyte, and a sweep's own process needs none of it."""
+    code = (
+        "import sys, harness.cli, harness.sweep.run as run; run.local = lambda *_: None;"
+        "sys.exit(harness.cli.main(['sweep', *sys.argv[1:]]) or 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_sweep(tmp_path)), "--out", str(tmp_path / "out"), *QUIET]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["properties"]["model"]

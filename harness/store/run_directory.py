@@ -247,11 +247,11 @@ class RunDirectory:
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The latest checkpoint, on the CPU, or None. Raises Damaged, also for another run's."""
-        import torch
-
         path = self.file("checkpoint.pt")
         if not path.exists():
             return None
+        import torch  # takes seconds, of which a sweep that begins needs none
+
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # zip, pickle and runtime errors of many kinds
