@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from harness import architectures
 from harness.architectures import DeathEvent
@@ -125,12 +128,21 @@ def models_table(width: float = 1.0, image_size: int | None = None, num_classes:
     return table
 
 
+class _ShapesOnly(TorchFunctionMode):
+    """Passes over what keeps its input's shape, which torch is slow to find out of tensors without values."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in (F.batch_norm, F.relu) else func(*args, **(kwargs or {}))
+
+
 def _params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _multiply_adds(model: nn.Module, images: Tensor) -> dict[nn.Module, int]:
-    """Multiply-adds of each convolution and linear layer in one evaluation of these images."""
+    """Multiply-adds of each convolution and linear layer in one evaluation of these images, tensors without values."""
     macs: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -143,7 +155,7 @@ def _multiply_adds(model: nn.Module, images: Tensor) -> dict[nn.Module, int]:
     ]
     training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _ShapesOnly():
             model.eval()(images)
     finally:
         model.train(training)
