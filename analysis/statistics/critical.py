@@ -142,7 +142,7 @@ def _highest(x: Floats, died: Floats, finished: Floats) -> float:
             lambda place: -float(height(place[0], place[1])),
             start,
             method="Nelder-Mead",
-            options={"initial_simplex": simplex, "fatol": 1e-4, "xatol": 1e-6},
+            options={"initial_simplex": simplex, "fatol": 1e-4, "xatol": 1e-3},
         )
     return max(float(coarse.max()), -float(found.fun))
 
