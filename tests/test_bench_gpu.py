@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import shipped
 from harness.bench import gpu
 from harness.bench.gpu import PARTS, Lab, Part, accept
 from harness.cli import main
@@ -86,7 +87,7 @@ def test_steps_are_timed_beside_timms() -> None:
     assert part.rows[2]["of timm"] == 1 and not part.problems
 
 
-def test_the_folder_of_cards_beside_the_results_is_no_sweep(tmp_path: Path) -> None:
+def test_the_folder_of_cards_beside_the_results_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`harness claims experiments/results/*` names it too."""
     (tmp_path / "gpu").mkdir()
     (tmp_path / "gpu" / "card.json").write_text("{}")
@@ -94,6 +95,7 @@ def test_the_folder_of_cards_beside_the_results_is_no_sweep(tmp_path: Path) -> N
         from analysis.frames.results import read_all
 
         read_all([tmp_path / "gpu"])
+    monkeypatch.setattr(shipped, "results", list)  # which are judged where no sweep is named
     assert main(["claims", str(tmp_path / "gpu"), "--json"]) == 0
 
 
