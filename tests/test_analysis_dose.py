@@ -116,7 +116,7 @@ def test_the_estimate_is_that_of_a_dense_search() -> None:
 
 @pytest.mark.slow
 def test_the_estimate_is_that_of_a_dense_search_in_many_designs() -> None:
-    check_against_a_dense_search(400, seed=2)
+    check_against_a_dense_search(200, seed=2)
 
 
 def test_of_two_peaks_over_the_slope_the_higher_one_counts() -> None:

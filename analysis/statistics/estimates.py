@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -107,6 +108,7 @@ def mean(values: ArrayLike, unit: str = "seeds") -> Estimate:
     return Estimate(centre, centre - half, centre + half, n, unit)
 
 
+@functools.cache
 def wilson(events: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0."""
     if n == 0:
