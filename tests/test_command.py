@@ -188,7 +188,7 @@ def test_a_run_started_as_a_wandb_agent_starts_one(tmp_path: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep never interrupted, one run after the other."""
     folder = tmp_path_factory.mktemp("whole")
-    assert inline(tiny_sweep(folder, steps=60), "--out", folder / "out") == 0
+    assert inline(tiny_sweep(folder, steps=40), "--out", folder / "out") == 0
     return folder / "out"
 
 
@@ -196,14 +196,14 @@ def test_the_same_command_again_finds_everything_finished(whole: Path, tmp_path:
     outcomes = {run.run_id: run.file("outcome.json").stat().st_mtime_ns for run in finished(whole)}
     assert len(outcomes) == 4
     started = time.monotonic()
-    done = harness("sweep", tiny_sweep(tmp_path, steps=60), "--out", whole, *QUIET)
+    done = harness("sweep", tiny_sweep(tmp_path, steps=40), "--out", whole, *QUIET)
     assert time.monotonic() - started < 30  # a limit against hanging: under 3 s on a quiet machine
     assert done.returncode == 0 and "4 finished before" in done.stdout
     assert {run.run_id: run.file("outcome.json").stat().st_mtime_ns for run in finished(whole)} == outcomes
 
 
 def test_local_gives_the_same_rows_as_inline(whole: Path, tmp_path: Path) -> None:
-    sweep = tiny_sweep(tmp_path, steps=60)
+    sweep = tiny_sweep(tmp_path, steps=40)
     done = harness("sweep", sweep, "--out", tmp_path / "out", "--workers", 2, *QUIET)
     assert done.returncode == 0, done.stderr
     compare(tmp_path / "out", whole)
@@ -221,7 +221,7 @@ def compare(out: Path, whole: Path) -> None:
 def test_a_sweep_that_is_stopped_in_the_middle_continues_to_the_same_rows(
     whole: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
-    sweep, out = tiny_sweep(tmp_path, steps=60), tmp_path / "out"
+    sweep, out = tiny_sweep(tmp_path, steps=40), tmp_path / "out"
     command = [*HARNESS, "sweep", str(sweep), "--out", str(out), "--workers", str(workers), *QUIET]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -250,7 +250,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_continues_to_the_same_rows(
 def test_a_killed_worker_fails_only_its_run_and_the_same_command_tries_again(whole: Path, tmp_path: Path) -> None:
     import psutil
 
-    sweep, out = tiny_sweep(tmp_path, steps=60), tmp_path / "out"
+    sweep, out = tiny_sweep(tmp_path, steps=40), tmp_path / "out"
     command = [*HARNESS, "sweep", str(sweep), "--out", str(out), "--workers", "1", *QUIET]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     holder = None
@@ -304,14 +304,14 @@ def test_the_folder_of_another_sweep_is_refused_and_kept(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (whole / "sweep.yaml").read_text()
-    assert inline(tiny_sweep(tmp_path, steps=61), "--out", whole) == 2
+    assert inline(tiny_sweep(tmp_path, steps=41), "--out", whole) == 2
     said = capsys.readouterr().err
     assert "holds a different sweep" in said and "--reuse" in said
     assert (whole / "sweep.yaml").read_text() == before
 
 
 def test_a_sweep_file_with_other_words_and_the_same_runs_is_the_same_sweep(whole: Path, tmp_path: Path) -> None:
-    sweep = tiny_sweep(tmp_path, steps=60)
+    sweep = tiny_sweep(tmp_path, steps=40)
     sweep.write_text("# another comment\n" + sweep.read_text())
     assert inline(sweep, "--out", whole) == 0
 
@@ -332,7 +332,7 @@ def test_a_sweep_file_is_expanded_once_a_command(
         return expand(text, name)
 
     monkeypatch.setattr("harness.sweep.run.expand", counting)
-    sweep = tiny_sweep(tmp_path, steps=60)
+    sweep = tiny_sweep(tmp_path, steps=40)
     for command in (
         ["sweep", str(sweep), "--out", str(out), *QUIET],
         ["status", str(out), "--json"],
@@ -350,7 +350,7 @@ def test_a_sweep_file_is_expanded_once_a_command(
 def test_finished_runs_of_another_folder_are_taken_over(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = tiny_sweep(tmp_path, steps=60)
+    sweep = tiny_sweep(tmp_path, steps=40)
     sweep.write_text(sweep.read_text().replace("[0, 1]", "[1]"))
     assert inline(sweep, "--out", tmp_path / "out", "--reuse", whole) == 0
     said = capsys.readouterr().out

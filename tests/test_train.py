@@ -155,11 +155,19 @@ class Stop:
         assert outcome is None
 
 
+Whole = tuple[dict[str, Any], tuple[Outcome, list[Row], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module", params=[{"model": INCEPTION}, RECIPE], ids=["plain", "recipe"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A configuration's changes, and its run, never interrupted."""
+    return request.param, run_in(tmp_path_factory.mktemp("whole"), tiny(**request.param))
+
+
 @pytest.mark.parametrize("at", [5, 10, 15, 20])
-@pytest.mark.parametrize("changes", [{"model": INCEPTION}, RECIPE], ids=["plain", "recipe"])
-def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, changes: dict[str, Any]) -> None:
+def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, whole: Whole) -> None:
+    changes, expected = whole
     config = tiny(**changes)
-    whole = run_in(tmp_path / "whole", config)
     run = RunDirectory(tmp_path / "parts" / config.run_id)
     with run.lock():
         run.write_config(config, {})
@@ -168,12 +176,12 @@ def test_a_continued_run_equals_one_never_interrupted(tmp_path: Path, at: int, c
     assert run.state() == "pending"
     assert run.file("checkpoint.pt").exists() == (at >= 10)
     parts = run_in(tmp_path / "parts", config)
-    assert parts[0] == whole[0]
-    assert parts[1] == whole[1]
-    assert same_weights(parts[2], whole[2])
+    assert parts[0] == expected[0]
+    assert parts[1] == expected[1]
+    assert same_weights(parts[2], expected[2])
     assert (parts[2]["average"] is None) == (changes is not RECIPE)
     if changes is RECIPE:
-        assert all(map(torch.equal, parts[2]["average"]["values"], whole[2]["average"]["values"]))
+        assert all(map(torch.equal, parts[2]["average"]["values"], expected[2]["average"]["values"]))
 
 
 def test_a_two_phase_warmup_switches_at_the_check_that_sees_its_threshold_passed(tmp_path: Path) -> None:
