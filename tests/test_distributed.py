@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from harness import store
+from harness.cli import main
 from harness.config import RunConfig
 from harness.store import Row, RunDirectory
 from tests.runs import INCEPTION, timeless, tiny
@@ -181,9 +182,13 @@ def test_a_rank_that_dies_ends_them_all_and_the_run_is_failed(tmp_path: Path) ->
     assert "rank" in (run.failure() or "")
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
-    process = launch("-m", "harness", *run_command(tmp_path, tiny(data={"batch_size": 9})))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "data.batch_size: 9 is not a multiple of the 2 processes" in errors
-    assert not (tmp_path / "out").exists()
+def test_a_batch_that_the_ranks_cannot_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each refuses it by what the launcher tells it, before they meet."""
+    for rank in ("0", "1"):
+        for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
+        assert main(run_command(tmp_path, tiny(data={"batch_size": 9}))) == 2
+        assert "data.batch_size: 9 is not a multiple of the 2 processes" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
