@@ -247,7 +247,6 @@ def test_all_figures_work_when_all_died_or_none(
     write_grid(tmp_path, fate, widths=[0.125], scales=[1.0, 0.1], seeds=seeds)
     runs = load(tmp_path)
     rows = load_rows(tmp_path, runs)
-    assert drawable(phase_map.phase_map(runs))
     assert drawable(course.unit_share(runs, rows, "inert"))
     assert drawable(course.event_steps(runs))
 

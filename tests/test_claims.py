@@ -44,6 +44,14 @@ def planned(sweep: str) -> tuple[RunConfig, ...]:
     return expand(path.read_text(), str(path)).configs
 
 
+@cache
+def indexed(sweep: str) -> tuple[tuple[RunConfig, store.Row], ...]:
+    """The runs of a sweep, each with its row of the index before anything is known of it."""
+    return tuple(
+        (run, store.index_row(store.RunDirectory(Path("nowhere") / run.run_id), run)) for run in planned(sweep)
+    )
+
+
 def world(
     claim: Claim, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any]] = lambda _: {}
 ) -> dict[str, Results]:
@@ -53,10 +61,9 @@ def world(
 
 def results(sweep: str, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any]] = lambda _: {}) -> Results:
     lines = []
-    for run in planned(sweep):
+    for run, row in indexed(sweep):
         end, last = fate(run), run.train.steps
-        line = store.index_row(store.RunDirectory(Path("nowhere") / run.run_id), run)
-        line |= {"state": "finished", "outcome": end, "outcome_step": last, "outcome_last_live_step": last}
+        line = row | {"state": "finished", "outcome": end, "outcome_step": last, "outcome_last_live_step": last}
         line |= {"last_step": last, "prepool/units": round((run.model.width or 1) * 2144)}
         line |= {"val/accuracy": 0.9 if end == "survived" else 0.1, "prepool/dead_share_probe": end != "survived"}
         if isinstance(end, int):

@@ -245,6 +245,6 @@ def test_any_setting_is_taken_or_refused_in_one_line(setting: str) -> None:
 
 @pytest.mark.slow
 @given(files | st.just({}))
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_many_sweep_files_are_taken_or_refused_in_their_place(data: dict[str, Any]) -> None:
     refused(dumped(data))

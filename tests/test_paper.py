@@ -15,7 +15,7 @@ from tests.jpegs import write_jpegs
 
 PAPER = sorted((Path(__file__).parent.parent / "experiments" / "paper").glob("*.yaml"))
 SMALL: dict[str, dict[str, Any]] = {
-    "model": {"width": 0.03125},
+    "model": {"width": 0.03125, "repeats": [1, 1, 2]},
     "data": {"num_classes": 3, "image_size": 75, "batch_size": 6, "workers": 0},
     "train": {"steps": 3, "epochs": None, "check_every": 2},
     "probes": {"every": 1},
@@ -59,7 +59,13 @@ def test_the_papers_recipe_runs(path: Path, jpegs: Path, tmp_path: Path) -> None
 def test_a_run_is_evaluated_and_its_report_shows_it_beside_the_papers(
     jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["model.width=0.03125", "train.steps=3", "data.name=imagefolder", "data.num_classes=3", "data.workers=0"]
+    settings = [
+        "model={width: 0.03125, repeats: [1, 1, 1]}",
+        "train.steps=3",
+        "data.name=imagefolder",
+        "data.num_classes=3",
+        "data.workers=0",
+    ]
     settings += [f"data.root={jpegs}", "data.image_size=75", "data.batch_size=6", "compute.device=cpu"]
     assert main(["run", *settings, "--out", str(tmp_path), "--wandb", "disabled"]) == 0
     (run,) = store.runs(tmp_path)

@@ -122,7 +122,7 @@ def test_a_quadratic_diverges_beyond_the_threshold_of_its_delay_only(momentum: f
     """5 % on either side of it; RMSProp's gradients are so small that its epsilon of 1 is all that it divides by."""
     sides = torch.tensor([0.95, 1.05], dtype=torch.float64) * LARGEST_STABLE[momentum][delay]
     optim = resolved(name=name, lr=1.0, momentum=momentum, replicas=delay + 1)
-    steps = 400 + 200 * delay
+    steps = 200 + 100 * delay
     path = descend(optim, nn.Parameter(torch.full((2,), 1e-100, dtype=torch.float64)), sides, steps).abs()
     middle, end = path[steps // 3 : 2 * steps // 3].amax(0), path[2 * steps // 3 :].amax(0)
     assert end[0] < middle[0] and end[1] > middle[1]

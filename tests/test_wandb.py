@@ -17,6 +17,12 @@ from harness.sweep.work import Task, work
 from tests.runs import TINY_SWEEP, tiny
 from tests.terminals import on_terminal, without_login
 
+SETTINGS = [
+    "model.name=resnet20_cifar", "model.width=0.25", "model.repeats=[1,1,1]", "data.name=synthetic", "data.num_images=64",
+    "data.num_classes=4", "data.image_size=16", "data.batch_size=8", "train.steps=2", "compute.device=cpu",
+]  # fmt: skip
+"""The smallest run, as the command takes it."""
+
 
 def records(folder: Path) -> list[dict[str, Any]]:
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
@@ -72,15 +78,8 @@ def test_online_without_a_login_never_asks_for_one(tmp_path: Path) -> None:
     """On a terminal, where wandb would ask and wait: the run goes on, and the report, once written, says what is missing."""
     home = without_login(tmp_path, WANDB_BASE_URL="http://127.0.0.1:9")
     harness = [sys.executable, "-m", "harness"]
-    settings = [
-        "model.width=0.03125",
-        "model.repeats=[1,1,1]",
-        "data.batch_size=8",
-        "train.steps=2",
-        "compute.device=cpu",
-    ]
     out = str(tmp_path / "out")
-    code, said = on_terminal([*harness, "run", *settings, "--out", out, "--wandb", "online"], home)
+    code, said = on_terminal([*harness, "run", *SETTINGS, "--out", out, "--wandb", "online"], home)
     assert (code, said.count("wandb failed, the runs go on without it")) == (0, 1), said
     code, said = on_terminal([*harness, "report", out, "--wandb", "online"], home)
     assert code == 2 and "wandb did not take the report" in said, said
@@ -95,9 +94,8 @@ def test_a_home_that_is_unset_or_cannot_be_written_changes_nothing(tmp_path: Pat
     environment = {name: each for name, each in os.environ.items() if not name.startswith(("HOME", "XDG_", "WANDB_"))}
     if home is not None:
         environment["HOME"] = home.format(folder=tmp_path)
-    settings = ["model.width=0.03125", "model.repeats=[1,1,1]", "data.batch_size=8", "train.steps=2"]
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "harness", "run", *settings, "compute.device=cpu", "--out", str(out)]
+    command = [sys.executable, "-m", "harness", "run", *SETTINGS, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert any(record["type"] == "history" for record in records(out))
