@@ -113,12 +113,12 @@ def files() -> tuple[Path, ...]:
     return tuple(path for path in (*ROOT.iterdir(), *inside) if path.is_file())
 
 
-def documents() -> Iterator[Document]:
+@cache
+def documents() -> tuple[Document, ...]:
     reading = {".md": markdown, ".py": python, ".yaml": sweep_file}
-    for path in files():
-        if path.suffix in reading and path != Path(__file__):
-            yield reading[path.suffix](str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
-    yield schema()
+    paths = [path for path in files() if path.suffix in reading and path != Path(__file__)]
+    texts = [(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"), path.suffix) for path in paths]
+    return (*(reading[kind](place, text) for place, text, kind in texts), schema())
 
 
 # -- what is named and not there -----------------------------------------------------------------------------------------

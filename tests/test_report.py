@@ -236,6 +236,7 @@ def test_messages_and_names_that_are_no_utf8_are_shown_with_escapes_and_linked_b
     assert tables.of_others(other).rows[0][0].href == "runs/run%20%FF/"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_very_long_name_has_a_page(tmp_path: Path) -> None:
     out = tmp_path / ("w" * 255)
     write_run(out, config(), survived())
@@ -264,6 +265,7 @@ def test_a_sweep_that_has_not_started_has_a_report(tmp_path: Path) -> None:
     assert "No run has finished" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_written_over_an_older_one(tmp_path: Path) -> None:
     write_run(tmp_path, config(seed=0), survived())
     report.write(tmp_path)
@@ -271,6 +273,7 @@ def test_a_report_is_written_over_an_older_one(tmp_path: Path) -> None:
     assert len(read(report.write(tmp_path)).table("outcome")) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_cannot_be_written_is_unusable_input(tmp_path: Path) -> None:
     write_run(tmp_path, config(), survived())
     (tmp_path / "figures").write_text("in the way")
@@ -395,6 +398,7 @@ def test_evaluations_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_pat
     assert "evaluations.json: damaged" in text and run.run_id in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_says_what_is_left_out_and_no_librarys_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

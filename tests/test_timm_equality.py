@@ -12,7 +12,19 @@ from torch import Tensor, nn
 from harness.models import Network, build_model, load_weights
 from tests.foreign import keys_of
 
-timm = pytest.importorskip("timm")
+
+@pytest.fixture(autouse=True, scope="module")
+def _timm() -> None:
+    """Imported here, since it takes seconds, for which no process that only collects the tests need wait."""
+    pytest.importorskip("timm")
+
+
+def of_timm(name: str, **fields: Any) -> nn.Module:
+    import timm
+
+    network: nn.Module = timm.create_model(name, **fields)
+    return network
+
 
 # Ours, timm's, tensors in timm's state dict (harness/architectures/README.md).
 NETS = [
@@ -26,7 +38,7 @@ NETS = [
 def shapes_of_timms() -> dict[str, Tensor]:
     """The tensors of timm's Inception-ResNet-v2, without values."""
     with torch.device("meta"):
-        state: dict[str, Tensor] = timm.create_model("inception_resnet_v2", num_classes=10).state_dict()
+        state: dict[str, Tensor] = of_timm("inception_resnet_v2", num_classes=10).state_dict()
     return state
 
 
@@ -40,7 +52,7 @@ def unwritten(ours: str, size: int, **fields: Any) -> Network:
 def pair(ours: str, theirs: str, size: int) -> tuple[Network, nn.Module, Tensor]:
     """Our network with the weights of timm's, and images. timm's running statistics are those of the images."""
     torch.manual_seed(0)
-    reference: nn.Module = timm.create_model(theirs, num_classes=20)
+    reference = of_timm(theirs, num_classes=20)
     images = torch.randn(4 if size < 200 else 1, 3, size, size)
     norms = [module for module in reference.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -86,7 +98,7 @@ def test_outputs_and_gradients_equal_timms(ours: str, theirs: str, size: int) ->
 @pytest.mark.parametrize(("ours", "theirs", "count"), NETS)
 def test_every_tensor_of_timms_is_used_once(ours: str, theirs: str, count: int) -> None:
     with torch.device("meta"):
-        reference = timm.create_model(theirs)
+        reference = of_timm(theirs)
         model = build_model(ours, num_classes=1000, image_size=299)
     keys, own, timms = keys_of(model, "timm"), model.state_dict(), reference.state_dict()
     assert len(keys) == count
@@ -99,7 +111,7 @@ def test_every_tensor_of_timms_is_used_once(ours: str, theirs: str, count: int) 
 def test_inception_v3_with_its_auxiliary_head_too(size: int) -> None:
     """At 347x347 the head's 5x5 layer leaves 2x2 positions, whose mean it takes."""
     torch.manual_seed(0)
-    reference = timm.create_model("inception_v3", num_classes=20, aux_logits=True)
+    reference = of_timm("inception_v3", num_classes=20, aux_logits=True)
     model = unwritten("inception_v3", size, aux_head=True)
     load_weights(model, reference.state_dict())
     images = torch.randn(2, 3, size, size)
@@ -110,7 +122,7 @@ def test_inception_v3_with_its_auxiliary_head_too(size: int) -> None:
 
 def test_below_299_the_auxiliary_heads_layer_is_as_large_as_the_pooled_map_and_timms_does_not_fit() -> None:
     with torch.device("meta"):
-        reference = timm.create_model("inception_v3", num_classes=20, aux_logits=True)
+        reference = of_timm("inception_v3", num_classes=20, aux_logits=True)
         model = build_model("inception_v3", num_classes=20, image_size=298, aux_head=True)
         with pytest.raises(
             ValueError, match=r"1 of another shape: AuxLogits\.conv1\.conv\.weight is .*5, 5\), not .*4, 4\)"
@@ -120,7 +132,7 @@ def test_below_299_the_auxiliary_heads_layer_is_as_large_as_the_pooled_map_and_t
 
 def test_a_network_without_an_auxiliary_head_leaves_timms_unread() -> None:
     with torch.device("meta"):
-        weights = timm.create_model("inception_v3", num_classes=10, aux_logits=True).state_dict()
+        weights = of_timm("inception_v3", num_classes=10, aux_logits=True).state_dict()
     model = build_model("inception_v3", num_classes=10, image_size=75)
     load_weights(model, {key: torch.full_like(tensor, 0.5, device="cpu") for key, tensor in weights.items()})
     assert bool((model.classifier.weight == 0.5).all())
