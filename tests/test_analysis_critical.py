@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures import critical_rate, style
 from analysis.statistics import critical, health
 from harness.located import InputError
 from harness.optim.stability import threshold
@@ -75,6 +76,21 @@ def test_the_random_order_has_a_threshold_of_its_own() -> None:
     in_turn = critical.against_threshold(runs(lawful)).points["threshold"]
     random = critical.against_threshold(runs(lawful).assign(**{critical.ORDER: "random"})).points["threshold"]
     assert in_turn.iloc[0] == random.iloc[0] and (in_turn.iloc[1:] != random.iloc[1:]).all()
+
+
+def test_a_figure_draws_the_laws_that_fit_and_names_momenta_for_which_none_does() -> None:
+    def lawless(momentum: float, replicas: int) -> float:
+        """With momentum nets in step die at every rate, and no others do at any."""
+        return lawful(momentum, replicas) if not momentum else 1e-9 if replicas == 1 else 1e9
+
+    whole = critical_rate.critical_rate(runs(lawful, (0.0, 0.9)))
+    assert "no one curvature fits" not in style.caption_of(whole)
+    assert len([line for line in whole.axes[0].lines if len(np.asarray(line.get_xdata())) > 2]) == 2
+    half = critical_rate.critical_rate(runs(lawless, (0.0, 0.9)))
+    caption = style.caption_of(half)
+    assert "At momentum 0.9 no one curvature fits" in caption and "at momentum 0, fitted" in caption
+    none = style.caption_of(critical_rate.critical_rate(runs(lawless, (0.9,))))
+    assert "Curves" not in none and "At momentum 0.9 no one curvature fits" in none
 
 
 def by_width(exponent: float, spread: float = 0.3) -> pd.DataFrame:

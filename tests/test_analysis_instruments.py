@@ -80,6 +80,17 @@ def test_a_logarithm_leaves_out_what_it_cannot_show(runs: pd.DataFrame) -> None:
     assert {height for axes in figure.axes for curve in curves(axes) for height in curve} == {5.0, 6.0}
 
 
+def test_of_many_runs_the_median_stands_out() -> None:
+    many = grid(lambda scale, seed: survived(), seeds=5, residual_scale=[0.1, 1])
+    read = rows(many, lambda run, step: {"curvature/margin": 10.0 ** int(run["seed"])})
+    figure = instruments.instruments(many, read, panel="model.residual_scale")
+    for axes in figure.axes:
+        thick = [line for line in axes.lines if line.get_linewidth() > 1.5]
+        assert len(curves(axes)) == 6 and len(thick) == 1
+        assert set(np.asarray(thick[0].get_ydata())) == {100.0}, "seeds 0 to 4"
+    assert "Thick: median of the runs followed until then" in style.caption_of(figure)
+
+
 def test_each_run_has_its_own_last_block(runs: pd.DataFrame) -> None:
     def read(run: pd.Series, step: int) -> dict[str, float]:
         deeper = {"block/b10/sum/common_mode": 10.0} if run["model.width"] == 0.25 else {}

@@ -21,14 +21,21 @@ def critical_rate(runs: pd.DataFrame) -> Figure:
     momenta = sorted(runs[critical.MOMENTUM].dropna().unique())
     laws = {momentum: critical.against_threshold(runs[runs[critical.MOMENTUM] == momentum]) for momentum in momenta}
     looks = style.looks(len(momenta))
-    constants = ", ".join(f"{law.curvature.short} at momentum {momentum:g}" for momentum, law in laws.items())
+    fitted = {momentum: law.curvature for momentum, law in laws.items() if law.curvature.located}
+    caption = [
+        "Marks: rate at which half of the runs are functionally dead, and its 95 % interval; an arrow leads beyond the "
+        "rates tested."
+    ]
+    if fitted:
+        constants = " and ".join(f"{each.short} at momentum {momentum:g}" for momentum, each in fitted.items())
+        caption.append(f"Curves: largest stable rate of a quadratic whose curvature is {constants}, fitted.")
+    caption += [f"At momentum {momentum:g} no one curvature fits." for momentum in laws if momentum not in fitted]
     with style.applied():
         figure, grid = facets(
             [""],
             (5.2, 3.2),
             "The critical learning rate falls with the delay",
-            "Marks: rate at which half of the runs are functionally dead, and its 95 % interval; an arrow leads beyond "
-            f"the rates tested. Curves: largest stable rate of a quadratic whose curvature is {constants}, fitted.",
+            " ".join(caption),
             style.key([f"momentum {momentum:g}" for momentum in momenta], looks),
             x="delay (updates; replicas - 1)",
             y="critical learning rate",

@@ -24,6 +24,9 @@ READINGS = (
 )
 """The metrics that `instruments` takes from rows, as a regular expression."""
 
+FEW = 3
+"""Runs of one level whose curves can be told apart; with more their median is drawn on top."""
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -105,7 +108,7 @@ _LINES = (
 
 
 def instruments(runs: pd.DataFrame, rows: pd.DataFrame, panel: str | None = None, colour: str | None = None) -> Figure:
-    """Each instrument against the step, a line of panels for each that was read, one curve a run.
+    """Each instrument against the step, a line of panels for each that was read, one curve a run, or medians of many.
 
     `runs` and `rows` are frames of `load` and `load_rows`; `panel` and `colour` name columns of `runs`, left out those
     of `columns.choose`. Raises InputError for an unknown column and for rows without such readings.
@@ -122,12 +125,19 @@ def instruments(runs: pd.DataFrame, rows: pd.DataFrame, panel: str | None = None
         parts.append(part[np.isfinite(part["value"]) & ((part["value"] > 0) | (not line.log))])
     found = pd.concat(parts).merge(of_run, on="run_id")
     words = (f"{line.label.replace(chr(10), ' ').split(' (')[0]}: {line.words}" for line, _ in read)
-    caption = f"{'; '.join(words)}. One curve a run; what a logarithm cannot show is left out."
+    many = found.groupby(["panel", "level"])["run_id"].nunique().max() > FEW
+    curve = "Thick: median of the runs followed until then; thin: one curve a run" if many else "One curve a run"
+    caption = f"{'; '.join(words)}. {curve}; what a logarithm cannot show is left out."
     plot = so.Plot()
     for level, look in enumerate(layout.looks):
         curves = found[found["level"] == level]
-        mark = so.Path(color=look.colour, linestyle=look.dash, alpha=0.8, linewidth=1.2)
+        strength = {"alpha": 0.25, "linewidth": 0.6} if many else {"alpha": 0.8, "linewidth": 1.2}
+        mark = so.Path(color=look.colour, linestyle=look.dash, **strength)
         plot = add(plot, mark, curves, x="step", y="value", group="run_id")
+    for level, look in enumerate(layout.looks if many else ()):
+        middle = found[found["level"] == level].groupby(["panel", "line", "step"], as_index=False)["value"].median()
+        mark = so.Path(color=look.colour, linestyle=look.dash, linewidth=1.9)
+        plot = add(plot, mark, middle, x="step", y="value")
     with style.applied():
         figure, grid = facets(
             layout.titles,
