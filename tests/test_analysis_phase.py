@@ -19,6 +19,7 @@ from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.located import InputError
 from harness.outcome import Outcome
 from tests.analysis_folders import config, died, outcome, quickstart_fate, survived, write_grid, write_run
+from tests.analysis_frames import frame
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,17 @@ def test_widths_are_shown_as_pre_pool_filters(quickstart: Path) -> None:
     assert factor.levels == ("130\n(×1/16)", "260\n(×1/8)", "520\n(×1/4)")
     assert factor.label == "pre-pool filters (width factor)"
     assert factor.words(0) == "pre-pool filters: 130 (×1/16)"
+
+
+def test_widths_of_branches_are_shown_as_the_filters_into_an_up_projection() -> None:
+    fields = [{"model.name": "inception_resnet_v2", "model.width": 0.0625, "model.branch_width": b} for b in (16, 8, 2)]
+    runs = frame([(each, survived()) for each in fields])
+    factor = columns.factor(runs, "model.branch_width")
+    assert factor.levels == ("56\n(×2)", "224\n(×8)", "448\n(×16)")
+    assert factor.label == "filters into an up-projection (branch width factor)"
+    none = columns.factor(runs.assign(**{"model.name": "resnet20_cifar"}), "model.branch_width")
+    assert none.levels == ("×2", "×8", "×16") and none.label == "branch width (factor on filters)"
+    assert columns.factor(runs.assign(**{"model.width": None}), "model.branch_width").levels == none.levels
 
 
 def test_a_width_with_several_filter_counts_is_shown_as_a_factor(tmp_path: Path) -> None:

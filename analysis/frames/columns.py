@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.architectures import up_projected
 from harness.config import IDENTITY, RunConfig
 from harness.located import InputError
 from harness.patterns import suggestion
@@ -59,7 +61,8 @@ class Factor:
 def factor(runs: pd.DataFrame, column: str) -> Factor:
     """The levels of a column: its values in order, numbers before words, `none` last; intervals where they are many.
 
-    Widths are shown with the number of pre-pool filters that they gave, where each gave one. Raises InputError for a
+    Widths are shown with the number of filters that they gave, where each gave one: before the pool, or, of the
+    branches, into the last stage's up-projections. Raises InputError for a
     column that the frame lacks, naming those it has.
     """
     if column not in runs:
@@ -71,8 +74,10 @@ def factor(runs: pd.DataFrame, column: str) -> Factor:
     keys = sorted({_key(value) for value in values})
     codes = pd.Series([keys.index(_key(value)) for value in values], index=runs.index, dtype=int)
     levels = [_text(column, key[1] if key[0] == 0 else key[2]) for key in keys]
-    if column in _FRACTIONS and (filters := _filters(runs, codes)):
-        label = f"pre-pool filters ({label.split(' (')[0]} factor)"
+    counted = _into_up_projections if column == "model.branch_width" else _before_the_pool
+    if column in _FRACTIONS and (filters := _one_each(counted(runs), codes)):
+        place = "filters into an up-projection" if column == "model.branch_width" else "pre-pool filters"
+        label = f"{place} ({label.split(' (')[0]} factor)"
         levels = [
             f"{filters[code]}\n({level})" if code in filters else f"({level})" for code, level in enumerate(levels)
         ]
@@ -153,14 +158,27 @@ def _text(column: str, value: float | str) -> str:
     return f"×{value:g}" if column in _FRACTIONS else f"{value:g}"
 
 
-def _filters(runs: pd.DataFrame, codes: pd.Series[int]) -> dict[int, int]:
-    """The number of pre-pool filters at each level, empty unless every level has one of its own."""
-    if "prepool/units" not in runs:
-        return {}
+def _before_the_pool(runs: pd.DataFrame) -> Sequence[float | None]:
+    return runs["prepool/units"].to_list() if "prepool/units" in runs else [None] * len(runs)
+
+
+def _into_up_projections(runs: pd.DataFrame) -> Sequence[float | None]:
+    fields = ("model.name", "model.width", "model.branch_width")
+    if not set(fields) <= set(runs):
+        return [None] * len(runs)
+    of_runs = runs[list(fields)].astype({"model.width": float, "model.branch_width": float})
+    return [
+        None if math.isnan(width * branch) else up_projected(name, width * branch)
+        for name, width, branch in of_runs.itertuples(index=False)
+    ]
+
+
+def _one_each(filters: Sequence[float | None], codes: pd.Series[int]) -> dict[int, int]:
+    """The number of filters at each level, empty unless every level has one of its own."""
     found: dict[int, set[int]] = {}
-    for code, units in zip(codes, runs["prepool/units"], strict=True):
-        if not pd.isna(units):
-            found.setdefault(code, set()).add(int(units))
+    for code, count in zip(codes, filters, strict=True):
+        if count is not None and not math.isnan(count):
+            found.setdefault(code, set()).add(int(count))
     single = {code: units.pop() for code, units in found.items() if len(units) == 1}
     return single if len(set(single.values())) == len(found) else {}
 

@@ -7,7 +7,7 @@ notation -> table -> fields; widths -> plan -> death, resolution. README.md says
 from harness.architectures.death import DeathEvent, death_event, pool_input
 from harness.architectures.fields import ModelConfig
 from harness.architectures.notation import Branch, Conv, Fork, Module, Pool, convs, parse
-from harness.architectures.plan import Blueprint, blueprint, minimum_image_size, residual_scales
+from harness.architectures.plan import Blueprint, blueprint, minimum_image_size, residual_scales, up_projected
 from harness.architectures.resolution import resolve
 from harness.architectures.size import Size, network_size
 from harness.architectures.table import (
@@ -55,4 +55,5 @@ __all__ = [
     "resolve",
     "scale_filters",
     "stride",
+    "up_projected",
 ]

@@ -88,6 +88,18 @@ def blueprint(config: ModelConfig) -> Blueprint:
 
 
 @cache
+def up_projected(name: ArchitectureName, factor: float) -> int | None:
+    """Channels that enter the up-projection of a block of the last stage, every branch's filters times a factor.
+
+    As published 448 in Inception-ResNet-v2 and 384 in v1 (figures 19 and 13); None for architectures without any.
+    """
+    row = ARCHITECTURES[name]
+    if row.kind != "inception_resnet":
+        return None
+    return out_width(scale_module(parse(row.stages[-1].module(0)), factor), 0)
+
+
+@cache
 def minimum_image_size(name: ArchitectureName, stem: Stem, aux_head: bool = False) -> int:
     """The smallest square image: the first stage sees more than one position, and every grid has at least one.
 
