@@ -232,8 +232,8 @@ def server(entity: str | None, refuse: bool = False) -> Iterator[tuple[str, list
             thread.join()
 
 
-def harness(folder: Path, address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = without_login(folder, WANDB_BASE_URL=address, WANDB_API_KEY=KEY, WANDB_HTTP_TIMEOUT="5")
+def harness(folder: Path, address: str, *arguments: str, patience: int = 5) -> subprocess.CompletedProcess[str]:
+    environment = without_login(folder, WANDB_BASE_URL=address, WANDB_API_KEY=KEY, WANDB_HTTP_TIMEOUT=str(patience))
     return subprocess.run(
         [*DASHBOARD, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=120
     )
@@ -268,6 +268,6 @@ def test_a_server_that_refuses_or_is_not_there_is_said(tmp_path: Path) -> None:
         refused = harness(tmp_path, address)
     assert refused.returncode == 2
     assert refused.stderr.startswith("the dashboard was not saved: ") and "permission denied" in refused.stderr
-    absent = harness(tmp_path, "http://127.0.0.1:9")
+    absent = harness(tmp_path, "http://127.0.0.1:9", patience=1)
     assert absent.returncode == 2
     assert absent.stderr.startswith("the dashboard was not saved: ") and "http://127.0.0.1:9" in absent.stderr
