@@ -411,12 +411,16 @@ def _bench_load(options: argparse.Namespace) -> int:
 def _bench_gpu(options: argparse.Namespace) -> int:
     import json
 
-    from harness.bench.gpu import accept
+    from harness.bench.gpu import Acceptance, accept
     from harness.files import write_atomically
 
-    found = accept(options.device, options.minutes, options.only, told=lambda part: print(part, flush=True))
-    if options.json is not None:
-        write_atomically(options.json, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+    def told(found: Acceptance) -> None:
+        """Print the part that ended; write what there is, which a command that is killed leaves behind."""
+        print(found.parts[-1], flush=True)
+        if options.json is not None:
+            write_atomically(options.json, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+
+    found = accept(options.device, options.minutes, options.only, told)
     for problem in found.problems:
         print(f"wrong: {problem}", file=sys.stderr)
     return SOME_FAILED if found.problems else DONE

@@ -88,6 +88,32 @@ def test_steps_are_timed_beside_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert part.rows[2]["of timm"] == 1 and not part.problems
 
 
+def test_a_network_is_compiled_only_while_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (part,) = accept("cpu", minutes=0.05, only=["compiled_steps"]).parts
+    assert "were left, which are too few" in part.left_out[0]
+    monkeypatch.setattr(gpu, "COMPILING", 0)
+    (part,) = accept("cpu", minutes=0.02, only=["compiled_steps"]).parts
+    assert "not compiled and timed in the 1 s" in part.left_out[0] and not part.rows and not part.problems
+    monkeypatch.setattr("torch.compile", lambda network: network)
+    gpu.compiled_step("inception_v3", "cpu", "75", "2", "1")
+    ways = [row["way"] for row in json.loads(capsys.readouterr().out)]
+    assert ways[0] == "harness, compiled"
+
+
+def test_what_was_found_is_written_as_each_part_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+
+    def killed(lab: Lab, part: Part) -> None:
+        assert [part["name"] for part in json.loads(file.read_text())["parts"]] == ["first"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "PARTS", {"first": lambda lab, part: None, "killed": killed})
+    assert main(["bench", "gpu", "--device", "cpu", "--json", str(file)]) == 130
+    assert len(json.loads(file.read_text())["parts"]) == 1
+
+
 def test_the_folder_of_cards_beside_the_results_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`harness claims experiments/results/*` names it too."""
     (tmp_path / "gpu").mkdir()

@@ -7,6 +7,7 @@ parts that say so runs as well, smaller; that is how its logic is tested.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import socket
@@ -37,6 +38,8 @@ from harness.training.train import train
 from harness.training.trainer import Trainer
 
 PER_GPU = (1, 2, 4, 8)
+COMPILING = 150
+"""Seconds without which compiling a network is not begun: an H100 had not compiled the smallest two in 185 s."""
 NETWORKS: tuple[ArchitectureName, ...] = (
     "inception_resnet_v2_released",
     "inception_resnet_v2",
@@ -111,11 +114,15 @@ class Acceptance:
 
 
 def accept(
-    device: str = "cuda", minutes: float = 8.0, only: Sequence[str] = (), told: Callable[[Part], None] = lambda _: None
+    device: str = "cuda",
+    minutes: float = 8.0,
+    only: Sequence[str] = (),
+    told: Callable[[Acceptance], None] = lambda _: None,
 ) -> Acceptance:
-    """Run the parts, all or those named, one after the other; `told` hears of each as it ends.
+    """Run the parts, all or those named, one after the other; `told` hears what there is as each ends.
 
-    minutes: after which nothing new is begun. Raises InputError for a part that is unknown, or where no GPU is.
+    minutes: after which nothing new is begun, and no network compiled any longer. Raises InputError for a part that is
+    unknown, or where no GPU is.
     """
     unknown = [name for name in only if name not in PARTS]
     if unknown:
@@ -123,7 +130,7 @@ def accept(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(["--device: cuda, but torch finds no GPU here; `--device cpu` runs the parts that a CPU can"])
     chosen = torch.device(device)
-    parts: list[Part] = []
+    found = Acceptance(_machine(chosen), [])
     with tempfile.TemporaryDirectory(prefix="harness-gpu-") as folder:
         lab = _lab(chosen, Path(folder), time.perf_counter() + 60 * minutes)
         for name in only or PARTS:
@@ -139,9 +146,9 @@ def accept(
                 if lab.cuda:
                     torch.cuda.empty_cache()
             part.seconds = round(time.perf_counter() - started, 1)
-            parts.append(part)
-            told(part)
-    return Acceptance(_machine(chosen), parts)
+            found.parts.append(part)
+            told(found)
+    return found
 
 
 def _lab(device: torch.device, folder: Path, deadline: float) -> Lab:
@@ -202,7 +209,8 @@ def tests(lab: Lab, part: Part) -> None:
         return
     report = lab.folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", "0", "-p", "no:cacheprovider"]
-    command += ["--continue-on-collection-errors", "-W", "default", f"--junitxml={report}", str(folder)]
+    marked = sorted(str(file) for file in folder.glob("test_*.py") if "mark.gpu" in file.read_text())
+    command += ["--continue-on-collection-errors", "-W", "default", f"--junitxml={report}", *marked]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
     if not report.is_file():
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-300:]} {done.stderr[-300:]}")
@@ -310,12 +318,40 @@ def one_of_two(file: str, folder: str) -> None:
 
 def steps(lab: Lab, part: Part) -> None:
     """Forward and backward pass of each architecture at its paper's size, bf16, beside timm's."""
-    _time_steps(lab, part, compiled=False)
+    for name in lab.networks:
+        if time.perf_counter() > lab.deadline:
+            part.left_out.append(f"{name}: no time left")
+            continue
+        part.rows += _step_rows(name, lab.device, lab.pixels, lab.batch, lab.rounds)
 
 
 def compiled_steps(lab: Lab, part: Part) -> None:
-    """The same compiled, as many architectures as time allows."""
-    _time_steps(lab, part, compiled=True)
+    """The same compiled, as many architectures as time allows, each in a process that can be ended."""
+    for name in lab.networks:
+        left = lab.deadline - time.perf_counter()
+        if left < COMPILING:
+            part.left_out.append(
+                f"{name}: {left:.0f} s were left, which are too few; with `--minutes 30` there are more"
+            )
+            continue
+        code = "import sys; from harness.bench.gpu import compiled_step; compiled_step(*sys.argv[1:])"
+        sizes = map(str, (lab.device.type, lab.pixels, lab.batch, lab.rounds))
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code, name, *sizes], capture_output=True, text=True, timeout=left
+            )
+        except subprocess.TimeoutExpired:
+            part.left_out.append(f"{name}: not compiled and timed in the {left:.0f} s that were left")
+            continue
+        if done.returncode:
+            part.problems.append(f"{name}: {done.stderr.strip()[-300:]}")
+            continue
+        part.rows += json.loads(done.stdout.splitlines()[-1])
+
+
+def compiled_step(name: ArchitectureName, device: str, pixels: str, batch: str, rounds: str) -> None:
+    """The process of one network of `compiled_steps`: prints its rows as JSON."""
+    print(json.dumps(_step_rows(name, torch.device(device), int(pixels), int(batch), int(rounds), compiled=True)))
 
 
 def updates(lab: Lab, part: Part) -> None:
@@ -431,14 +467,12 @@ PARTS: Mapping[str, Callable[[Lab, Part], None]] = {
 """In the order in which they run: what is cheap and tells most first."""
 
 
-def _time_steps(lab: Lab, part: Part, compiled: bool) -> None:
-    for name in lab.networks:
-        if time.perf_counter() > lab.deadline:
-            part.left_out.append(f"{name}: no time left")
-            continue
-        precision = torch.bfloat16 if lab.cuda else torch.float32
-        size = {"image_size": lab.pixels, "batch_size": lab.batch, "rounds": lab.rounds}
-        part.rows += measure_step(name, device=lab.device, precision=precision, compiled=compiled, **size).rows()
+def _step_rows(
+    name: ArchitectureName, device: torch.device, pixels: int, batch: int, rounds: int, compiled: bool = False
+) -> list[Row]:
+    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    size = {"image_size": pixels, "batch_size": batch, "rounds": rounds}
+    return measure_step(name, device=device, precision=precision, compiled=compiled, **size).rows()
 
 
 def _first_step(config: RunConfig, device: torch.device, double: bool = False) -> tuple[Tensor, Tensor]:
