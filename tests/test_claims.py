@@ -64,7 +64,10 @@ def results(sweep: str, fate: Fate, more: Callable[[RunConfig], Mapping[str, Any
     for run, row in indexed(sweep):
         end, last = fate(run), run.train.steps
         line = row | {"state": "finished", "outcome": end, "outcome_step": last, "outcome_last_live_step": last}
-        line |= {"last_step": last, "prepool/units": round((run.model.width or 1) * 2144)}
+        line |= {
+            "last_step": last,
+            "prepool/units": round((run.model.width or 1) * (run.model.trunk_width or 1) * 2144),
+        }
         line |= {"val/accuracy": 0.9 if end == "survived" else 0.1, "prepool/dead_share_probe": end != "survived"}
         if isinstance(end, int):
             line |= {"outcome": "died", "outcome_step": end, "outcome_last_live_step": end - 10 if end else None}
@@ -108,26 +111,30 @@ def rms(run: RunConfig) -> bool:
     return run.optim.name.startswith("rmsprop") and run.optim.eps == 1
 
 
+def at_full_rate(run: RunConfig) -> bool:
+    return unscaled(run) and run.optim.lr >= 0.04
+
+
 def some(share: float, run: RunConfig) -> bool:
     """Whether a run is among a share of all, spread evenly over the seeds."""
     return (run.seed * 0.618) % 1 < share
 
 
 CASES: list[tuple[str, str, Fate]] = [
-    ("C1a", "holds", if_(lambda run: unscaled(run) and run.model.width > 0.3)),
-    ("C1a", "does not hold", if_(lambda run: unscaled(run) and run.model.width > 0.1)),
+    ("C1a", "holds", if_(lambda run: unscaled(run) and run.model.width > 0.05)),
+    ("C1a", "does not hold", if_(lambda run: unscaled(run) and run.model.width < 0.1)),
     ("C1a", "undecided", if_(lambda run: some(0.3, run))),
     ("C1b", "holds", if_(unscaled)),
     ("C1b", "does not hold", if_(lambda run: unscaled(run) or (run.model.residual_scale == 0.3 and some(0.4, run)))),
-    ("C1b", "undecided", if_(lambda run: unscaled(run) or (run.model.residual_scale == 0.3 and run.seed == 0))),
+    ("C1b", "undecided", if_(lambda run: unscaled(run) or (run.model.residual_scale == 0.3 and run.seed == 20))),
     ("C1b", "undecided", lambda _: "survived"),
     ("C2a", "holds", if_(unscaled)),
     ("C2a", "does not hold", if_(unscaled, step=0)),
-    ("C2a", "undecided", if_(lambda run: unscaled(run) and run.seed == 0)),
+    ("C2a", "undecided", if_(lambda run: unscaled(run) and run.seed == 20)),
     ("C2b", "holds", if_(unscaled)),
     ("C2b", "undecided", lambda _: "survived"),
     ("C3", "holds", lambda run: round(12 / run.optim.lr)),
-    ("C3", "does not hold", if_(lambda run: run.optim.lr == 0.3)),
+    ("C3", "does not hold", if_(at_full_rate)),
     ("C3", "undecided", lambda _: 50),
     ("C4a", "holds", if_(lambda run: norm(run) in ("paper", "pre_pool"))),
     ("C4a", "does not hold", if_(lambda run: norm(run) == "paper")),
@@ -143,14 +150,16 @@ CASES: list[tuple[str, str, Fate]] = [
     ("C8", "undecided", lambda run: 10 if some(0.2, run) else "survived"),
     ("C10a", "holds", if_(unscaled)),
     ("C10a", "does not hold", if_(lambda run: unscaled(run) and rms(run))),
+    ("C10a", "undecided", lambda _: 50),
     ("C10b", "holds", if_(lambda run: run.optim.clip_norm is None and unscaled(run))),
     ("C10b", "does not hold", if_(unscaled)),
     ("C10b", "undecided", if_(lambda run: unscaled(run) and some(0.5, run))),
     ("C11a", "holds", if_(lambda run: run.model.name != "inception_v4")),
     ("C11a", "does not hold", lambda _: 50),
-    ("C11a", "undecided", if_(lambda run: run.model.name != "inception_v4" or run.seed == 0)),
-    ("C12", "holds", if_(lambda run: (run.model.trunk_width or 1) > 1)),
-    ("C12", "does not hold", if_(lambda run: (run.model.branch_width or 1) > 1)),
+    ("C11a", "undecided", if_(lambda run: run.model.name != "inception_v4" or run.seed < 24)),
+    ("C12", "holds", if_(lambda run: run.model.trunk_width > 0.3)),
+    ("C12", "does not hold", if_(lambda run: run.model.branch_width > 10)),
+    ("C12", "undecided", if_(lambda run: run.model.branch_width > 10 and run.model.trunk_width > 0.3)),
     ("C12", "undecided", if_(lambda run: some(0.5, run))),
     ("C15", "holds", if_(lambda run: unscaled(run) and late(run))),
     ("C15", "holds", if_(lambda run: unscaled(run) and run.optim.replicas == 20)),
@@ -179,11 +188,26 @@ def test_a_revival_speaks_against_death_for_good() -> None:
 def test_a_warm_up_that_never_ended_is_left_out() -> None:
     claim = NAMED["C5"]
     two_phase = "warmup_two_phase"
-    found = world(claim, lambda run: 150, lambda run: {"optim/switch_step": 60 if run.seed < 6 else None})
+    found = world(claim, lambda run: 150, lambda run: {"optim/switch_step": 60 if run.seed < 26 else None})
     [finding] = judge([claim], found)
-    assert finding.judgement is not None and "In 4 runs the two-phase warm-up never ended" in finding.why
-    assert dict(finding.judgement.arms)["two-phase, 0.03"].n == 6
-    assert len(planned(two_phase)) == 10
+    assert finding.judgement is not None and "In 7 runs the two-phase warm-up never ended" in finding.why
+    assert dict(finding.judgement.arms)["two-phase, 0.0045"].n == 6
+    assert len(planned(two_phase)) == 13
+
+
+@pytest.mark.parametrize("name", ["C4b", "C5", "C10b"])
+def test_what_keeps_nets_from_death_and_from_learning_is_no_cure(name: str) -> None:
+    """Nets with the remedy are neither lost nor above half of their images right."""
+
+    def fate(run: RunConfig) -> str | int:
+        bare = {"C4b": norm(run) == "paper", "C5": not warm(run), "C10b": run.optim.clip_norm is None}[name]
+        return 50 if bare and unscaled(run) else "survived"
+
+    def poor(run: RunConfig) -> dict[str, float]:
+        return {"val/accuracy": 0.3, "optim/switch_step": 60}
+
+    assert verdict(name, fate, lambda _: {"optim/switch_step": 60}) != "undecided"
+    assert verdict(name, fate, poor) == "undecided"
 
 
 def noise(run: RunConfig, size: float) -> float:
@@ -198,8 +222,8 @@ def test_harm_is_judged_against_the_margin(harm: float, expected: str) -> None:
         return {"val/accuracy": 0.85 - (0 if unscaled(run) else harm) + noise(run, 0.015)}
 
     assert verdict("C6", lambda _: "survived", accuracy) == expected
-    [finding] = judge([NAMED["C6"]], world(NAMED["C6"], if_(lambda run: unscaled(run) and run.seed == 3), accuracy))
-    assert finding.verdict == "undecided", "some unscaled net died: scaling may have been needed"
+    [finding] = judge([NAMED["C6"]], world(NAMED["C6"], if_(lambda run: unscaled(run) and run.seed == 23), accuracy))
+    assert finding.verdict == "undecided", "some unscaled net is lost: scaling may have been needed"
 
 
 @pytest.mark.parametrize(
@@ -401,7 +425,9 @@ def test_foretelling_beats_the_configuration_where_a_reading_knows_more() -> Non
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 @pytest.mark.parametrize("seeds", [0, 1])
 def test_a_sweep_that_is_hardly_begun_decides_nothing_and_breaks_nothing(claim: Claim, seeds: int) -> None:
-    found = world(claim, lambda _: "survived", lambda run: {"state": "finished" if run.seed < seeds else "pending"})
+    first = min(run.seed for sweep in claim.sweeps for run in planned(sweep))
+    state = {True: "finished", False: "pending"}
+    found = world(claim, lambda _: "survived", lambda run: {"state": state[run.seed < first + seeds]})
     [finding] = judge([claim], found)
     assert finding.verdict == "undecided"
     assert seeds or "Not judged" in finding.why
@@ -444,8 +470,8 @@ def test_the_board_as_a_table_and_as_plain_values() -> None:
     [line] = [line for line in table.splitlines() if line.startswith("| C4a ")]
     assert "| holds |" in line and "(" in line
     plain = {line["claim"]: line for line in json.loads(json.dumps(scoreboard.as_dicts(found), allow_nan=False))}
-    assert plain["C4a"]["arms"][0] == {"arm": "with it, scale 1", "value": 1.0, "low": pytest.approx(0.676, abs=0.001),
-                                       "high": 1.0, "n": 8, "unit": "runs"}  # fmt: skip
+    assert plain["C4a"]["arms"][0] == {"arm": "with it, scale 1", "value": 1.0, "low": pytest.approx(0.794, abs=0.001),
+                                       "high": 1.0, "n": 13, "unit": "runs", "level": 0.9}  # fmt: skip
     assert plain["C5"]["missing"] == ["warmup", "warmup_two_phase"]
 
 
@@ -502,8 +528,8 @@ def test_the_same_sweep_twice_and_folders_without_runs_are_named_at_once(folder:
 def test_damaged_compact_results_are_named(
     file: str, content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "bias"
-    shutil.copytree(findings.RESULTS / "bias", folder)
+    folder = tmp_path / "dose"
+    shutil.copytree(findings.RESULTS / "dose", folder)
     (folder / file).write_bytes((folder / "rows.parquet").read_bytes() if content is None else content)
     assert main(["claims", str(folder)]) == 2
     assert words in capsys.readouterr().err
@@ -556,10 +582,7 @@ def test_committed_results_are_of_the_sweep_that_is_committed(sweep: Path) -> No
     assert (results.runs["state"] == "finished").all()
 
 
-SECOND_STUDY = [claim for claim in CLAIMS if int(claim.name[1:].rstrip("abc")) >= 15]
-
-
-@pytest.mark.parametrize("claim", SECOND_STUDY, ids=attrgetter("name"))
+@pytest.mark.parametrize("claim", CLAIMS, ids=attrgetter("name"))
 def test_a_rule_stands_in_history_before_its_sweeps_were_run(claim: Claim) -> None:
     """At the revision that trained the runs, the function that judges them was what it is."""
     judge_of = claim.judge.func if isinstance(claim.judge, partial) else claim.judge
@@ -594,12 +617,12 @@ def test_figures_and_pages_are_redrawn_in_a_checkout(tmp_path: Path, monkeypatch
     monkeypatch.setattr(findings, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(findings, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(findings, "PAGES", (tmp_path / "PAGE.md",))
-    shutil.copytree(SWEEPS.parent / "results" / "learning_rate", tmp_path / "results" / "learning_rate")
+    shutil.copytree(SWEEPS.parent / "results" / "replicas_width", tmp_path / "results" / "replicas_width")
     (tmp_path / "PAGE.md").write_text(f"before\n{findings.OPENING}\nold\n{findings.CLOSING}\nafter\n")
     assert findings.main() == 0
     text = (tmp_path / "PAGE.md").read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text and "| C3 |" in text
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["claim_C3.png"]
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text and "| C18 |" in text
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["claim_C18.png"]
 
 
 @pytest.mark.parametrize(
@@ -616,7 +639,7 @@ def test_without_a_checkout_nothing_is_redrawn_and_what_is_missing_is_named(
     monkeypatch.setattr(findings, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(findings, "PAGES", (tmp_path / "PAGE.md",))
     if missing == "PAGES":
-        shutil.copytree(SWEEPS.parent / "results" / "bias", tmp_path / "results" / "bias")
+        shutil.copytree(SWEEPS.parent / "results" / "dose", tmp_path / "results" / "dose")
     assert findings.main() == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()

@@ -1,26 +1,39 @@
-"""What the rules of claims are made of: groups of finished runs, and the share of them that died."""
+"""What the rules of claims are made of: groups of finished runs, what became of them, and the p-values of shares."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+from scipy import stats
 
-from analysis.claims.claim import Verdict
+from analysis.claims.claim import ALPHA, Verdict
 from analysis.frames.events import EVENTS
 from analysis.frames.results import Results
 from analysis.statistics import health
-from analysis.statistics.estimates import Estimate, share_above, share_below, wilson
+from analysis.statistics.estimates import Estimate, exact, runs_needed, share_above, share_below
 from harness.located import InputError
 
 FEW = 0.1
 """A share of runs below this is "about zero"."""
 MOST = 0.5
 """A share of runs above this is "most"."""
-ENOUGH = 29
-"""Runs that a claim of "never" takes: with none among them the one-sided 95 % bound is just below FEW."""
+LEARNED = 0.5
+"""Held-out accuracy from which on a net has learned its ten classes; below it, and not lost, one is half cured."""
+LEVEL = 0.998
+"""Of the one-sided bound that numbers of runs are planned for: 5 %, corrected over some 25 claims."""
+NEEDS = runs_needed(0.95, MOST, level=LEVEL)
+"""Runs of an arm in which a true share of 95 % is found to be most of them, with a probability of 80 %."""
+NEEDS_NONE = math.ceil(math.log(1 - LEVEL) / math.log(1 - FEW))
+"""Runs that a claim of "never" takes: with none among them the bound at LEVEL is below FEW."""
 
+LOST = (
+    "lost: died, collapsed or functionally dead at the last reading (held-out accuracy at most 1.5 times chance, "
+    "or 99 % of "
+    "the units dead)"
+)
 Mask = Callable[[pd.DataFrame], "pd.Series[bool]"]
 
 
@@ -62,11 +75,22 @@ def lost(runs: pd.DataFrame) -> pd.Series[bool]:
     return collapsed(runs) | health.functionally_dead(runs).fillna(False).astype(bool)
 
 
-def share(runs: pd.DataFrame, event: Mask = died) -> Estimate:
-    """The share of runs with the event, with Wilson's interval."""
-    events, n = int(event(runs).sum()), len(runs)
-    low, high = wilson(events, n)
-    return Estimate(events / n if n else float("nan"), low, high, n)
+def learned(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs are not lost and have a held-out accuracy of at least LEARNED at their last reading."""
+    return ~lost(runs) & (runs[health.ACCURACY] >= LEARNED).fillna(False).astype(bool)
+
+
+def graded(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with those that are lost and did not die as dead at their last step: for times until nets are lost."""
+    late = lost(runs) & ~died(runs)
+    return runs.assign(
+        outcome=runs["outcome"].where(~late, "died"), outcome_step=runs["outcome_step"].where(~late, runs["last_step"])
+    )
+
+
+def share(runs: pd.DataFrame, event: Mask = lost) -> Estimate:
+    """The share of runs with the event, with the exact interval that `above` and `below` decide by."""
+    return exact(int(event(runs).sum()), len(runs))
 
 
 def at_least(runs: pd.DataFrame, event: Mask = died) -> float:
@@ -79,13 +103,42 @@ def at_most(runs: pd.DataFrame, event: Mask = died) -> float:
     return share_below(int(event(runs).sum()), len(runs)) if len(runs) else 1.0
 
 
-def count(runs: pd.DataFrame, event: Mask = died) -> str:
+def above(runs: pd.DataFrame, event: Mask = lost, bound: float = MOST) -> float:
+    """One-sided exact p-value of "at most this share has the event"; 1 without runs."""
+    return _p(runs, event, bound, "greater")
+
+
+def below(runs: pd.DataFrame, event: Mask = lost, bound: float = MOST) -> float:
+    """One-sided exact p-value of "at least this share has the event"; 1 without runs."""
+    return _p(runs, event, bound, "less")
+
+
+def _p(runs: pd.DataFrame, event: Mask, bound: float, side: Literal["greater", "less"]) -> float:
+    return float(stats.binomtest(int(event(runs).sum()), len(runs), bound, side).pvalue) if len(runs) else 1.0
+
+
+def all_of(*p: float) -> float:
+    """The p-value of a rule that asks for every one of several things: the largest."""
+    return max(p)
+
+
+def any_of(*p: float) -> float:
+    """The p-value of a rule that asks for one of several things, by Bonferroni."""
+    return min(1.0, len(p) * min(p))
+
+
+def decide(holds: float, fails: float) -> tuple[Verdict, float]:
+    """The verdict of the p-values of the two sides of a rule, and its own: the smaller where neither is below ALPHA."""
+    if holds < ALPHA:
+        return "holds", holds
+    return ("does not hold", fails) if fails < ALPHA else ("undecided", min(holds, fails))
+
+
+def cures(treated: pd.DataFrame, control: pd.DataFrame) -> float:
+    """The p-value of a remedy that prevents: most nets are lost without it, and most learn with it."""
+    return all_of(above(control), above(treated, learned))
+
+
+def count(runs: pd.DataFrame, event: Mask = lost) -> str:
     """Such as `3 of 10`."""
     return f"{int(event(runs).sum())} of {len(runs)}"
-
-
-def never(runs: pd.DataFrame, event: Mask) -> Verdict:
-    """Whether the event is about absent: with ENOUGH runs and an upper bound below FEW; not with a lower one above."""
-    if at_least(runs, event) > FEW:
-        return "does not hold"
-    return "holds" if len(runs) >= ENOUGH and at_most(runs, event) < FEW else "undecided"

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.claims.arms import MOST, at_least, at_most, count, lost, share, where
+from analysis.claims.arms import MOST, above, all_of, any_of, at_least, at_most, below, count, lost, share, where
 from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
 from analysis.figures.critical_rate import critical_rate
 from analysis.figures.health import health_map
@@ -59,6 +59,24 @@ def kills(results: Mapping[str, Results]) -> Judgement:
     p = min(1.0, tests[best][1] * len(tests))
     words = f"share lost at {_words(best)}, scale 1 less scale 0.1"
     return Judgement(verdict, tests[best][0], words, p, arms, remarks)
+
+
+def _p_kills(results: Mapping[str, Results], verdict: Verdict) -> float:
+    """The p-value of `kills`: its own, but of the bounds where they speak against the claim."""
+    if verdict != "does not hold":
+        return kills(results).p
+    runs = where(results["replicas"])
+    late = sorted(set(runs["optim.replicas"]) - {1})
+
+    def part(scale: float, replicas: int) -> pd.DataFrame:
+        return runs[(runs["model.residual_scale"] == scale) & (runs["optim.replicas"] == replicas)]
+
+    killing = [n for n in late if at_least(part(1.0, n), lost) > MOST]
+    return any_of(
+        above(part(1.0, 1)),
+        all_of(*(below(part(1.0, n)) for n in late)),
+        all_of(*(above(part(0.1, n)) for n in killing)) if killing else 1.0,
+    )
 
 
 def _difference(treated: pd.DataFrame, control: pd.DataFrame) -> tuple[Estimate, float]:
@@ -122,6 +140,14 @@ def no_cure(remedy: Mapping[str, object], results: Mapping[str, Results]) -> Jud
     return Judgement(verdict, difference, "change of the share lost", arms=arms, remarks=remarks)
 
 
+def _p_no_cure(remedy: Mapping[str, object], results: Mapping[str, Results], verdict: Verdict) -> float:
+    """The p-value of the bound by which `no_cure` decides; of an undecided claim the smaller one."""
+    fields = {"optim__lr": 0.045, "model__batch_norm": "paper", "optim__warmup__name": "none"}
+    treated = where(results["replicas_remedies"], model__residual_scale=1.0, **{**fields, **remedy})
+    p = {"holds": above(treated), "does not hold": below(treated)}
+    return p.get(verdict, min(p.values()))
+
+
 def with_filters(results: Mapping[str, Results]) -> Judgement:
     """Whether the dead share rises with the filter count at a fixed rate: by ranks, over the rates that kill some."""
     runs = where(results["replicas_width"])
@@ -177,6 +203,7 @@ CLAIMS = (
         "share lost",
         draw=draw_kills,
         needs=_ENOUGH,
+        test=_p_kills,
     ),
     *(
         Claim(
@@ -203,6 +230,7 @@ CLAIMS = (
             partial(no_cure, remedy),
             "share lost",
             needs=_ENOUGH,
+            test=partial(_p_no_cure, remedy),
         )
         for name, (words, remedy) in _REMEDIES.items()
     ),

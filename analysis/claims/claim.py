@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -25,8 +25,8 @@ class Judgement:
     """What the results of a claim's sweeps say.
 
     verdict: by the claim's rule, a p-value taken as it is. effect: the number that the rule looks at first, and of
-    what. p: NaN where the rule has none. arms: the estimates that the verdict stands on, each with its n. remarks:
-    what else was found, one sentence each.
+    what. p: the verdict's, NaN where the rule is one of estimates alone. arms: the estimates that the verdict stands
+    on, each with its n. remarks: what else was found, one sentence each.
     """
 
     verdict: Verdict
@@ -45,7 +45,8 @@ class Claim:
     it. sweeps: names of the sweeps whose results it needs, files of experiments/claims/. statistic: what is computed.
     rule: when it holds, and when it does not; in every other case it is undecided. judge: applies the rule. axis: what
     the arms are, as the label of a figure. beyond: what these sweeps cannot decide, and what would. draw: a further
-    figure. metrics: those of the rows that judge and draw need.
+    figure. metrics: those of the rows that judge and draw need. needs: runs an arm takes. test: gives the p-value of a
+    verdict whose `judge` was committed without one, from the results and that verdict.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Claim:
     draw: Callable[[Mapping[str, Results]], Figure] | None = None
     metrics: tuple[str, ...] = ()
     needs: int | None = None
+    test: Callable[[Mapping[str, Results], Verdict], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,7 @@ class Finding:
         """Undecided where sweeps are missing, or where the corrected p-value is not below ALPHA."""
         if self.judgement is None:
             return "undecided"
-        if self.judgement.verdict == "holds" and self.adjusted >= ALPHA:
-            return "undecided"
-        return self.judgement.verdict
+        return "undecided" if self.adjusted >= ALPHA else self.judgement.verdict
 
     @property
     def why(self) -> str:
@@ -109,7 +109,8 @@ def _command(sweep: str) -> str:
 def _judged(claim: Claim, results: Mapping[str, Results]) -> Judgement:
     """What the results say, undecided with the reason where they lack what the claim compares."""
     try:
-        return claim.judge(results)
+        found = claim.judge(results)
+        return found if claim.test is None else replace(found, p=claim.test(results, found.verdict))
     except InputError as error:
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
         reasons = tuple(f"Not judged: {problem}." for problem in error.problems)

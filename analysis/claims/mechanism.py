@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
-from analysis.claims.arms import MOST, at_least, at_most, lost, share, where
+from analysis.claims.arms import MOST, all_of, any_of, at_least, at_most, lost, share, where
 from analysis.claims.claim import Claim, Judgement, Verdict
 from analysis.figures.instruments import instruments
 from analysis.frames.results import Results
-from analysis.statistics.estimates import Estimate, mean, runs_needed, share_difference
+from analysis.statistics.estimates import Estimate, mean, p_beyond, runs_needed, share_difference
 from analysis.statistics.sorting import areas
 from harness.located import InputError
 
@@ -64,6 +65,27 @@ def crosses_before(results: Mapping[str, Results]) -> Judgement:
         remarks += (f"Area under the curve of the largest margin of the first {EARLY} steps: {found.area['margin']}.",)
     words = "share that crosses, lost less not lost"
     return Judgement(verdict, difference, words, p, arms, remarks)
+
+
+def _p_crosses(results: Mapping[str, Results], verdict: Verdict) -> float:
+    """The p-value of the bounds by which `crosses_before` decides; of an undecided claim the smaller one."""
+    (_, dead), (_, spared) = crosses_before(results).arms[:2]
+    more = [stats.binomtest(round(each.value * each.n), each.n, MOST, "greater").pvalue for each in (dead, spared)]
+    less = [stats.binomtest(round(each.value * each.n), each.n, MOST, "less").pvalue for each in (dead, spared)]
+    p = {"holds": all_of(more[0], less[1]), "does not hold": any_of(less[0], more[1])}
+    return p.get(verdict, min(p.values()))
+
+
+def _p_lowers(results: Mapping[str, Results], verdict: Verdict) -> float:
+    """The p-value that the geometric mean is 1, from the interval of its logarithm."""
+    effect = lowers(results).effect
+    value, low, high = (float(np.log(number)) for number in (effect.value, effect.low, effect.high))
+    return p_beyond(Estimate(value, low, high, effect.n), 0.0)
+
+
+def _p_sorts(results: Mapping[str, Results], verdict: Verdict) -> float:
+    """The p-value that the dose sorts no better than the nearest of the simpler quantities, from that interval."""
+    return p_beyond(dose_sorts(results).effect, 0.0)
 
 
 def _by_fate(part: pd.DataFrame, fate: pd.Series[bool]) -> list[tuple[str, pd.DataFrame]]:
@@ -150,6 +172,7 @@ CLAIMS = (
         draw=draw_margin,
         metrics=_METRICS,
         needs=runs_needed(_EFFECT, MOST),
+        test=_p_crosses,
     ),
     Claim(
         "C19b",
@@ -162,6 +185,7 @@ CLAIMS = (
         lowers,
         "sharpness, scale 0.1 over scale 1",
         metrics=_METRICS,
+        test=_p_lowers,
     ),
     Claim(
         "C20",
@@ -173,5 +197,6 @@ CLAIMS = (
         "holds if all three intervals are above 0, does not hold if one is below 0",
         dose_sorts,
         "area under the curve",
+        test=_p_sorts,
     ),
 )

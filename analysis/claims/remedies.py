@@ -5,58 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from analysis.claims.arms import MOST, at_least, at_most, collapsed, count, died, pooled, share, where
-from analysis.claims.claim import ALPHA, Claim, Judgement, Verdict
+import pandas as pd
+
+from analysis.claims.arms import (
+    LOST,
+    NEEDS,
+    above,
+    all_of,
+    any_of,
+    below,
+    count,
+    cures,
+    decide,
+    graded,
+    learned,
+    lost,
+    pooled,
+    share,
+    where,
+)  # fmt: skip
+from analysis.claims.claim import ALPHA, Claim, Judgement
 from analysis.frames.columns import demand
 from analysis.frames.results import Results
-from analysis.statistics import contrasts, survival
-from analysis.statistics.estimates import Estimate, mean, share_difference
+from analysis.statistics import contrasts, health, survival
+from analysis.statistics.estimates import Estimate, mean, p_beyond
 
 MARGIN = 0.05
 """Difference in held-out accuracy that is no harm, or no gain."""
-HARDLY = 16.0
+HARDLY = 20.0
 """Steps of life that are hardly a difference: a tenth of the run."""
 
 
 def batch_norm(place: str, helps: bool, results: Mapping[str, Results]) -> Judgement:
-    """Whether a further batch-norm at a place prevents the collapse; `helps` is what the claim says."""
+    """Whether a further batch-norm at a place prevents the loss of nets; `helps` is what the claim says."""
     runs = where(results["batch_norm"], model__residual_scale=1.0)
     treated, control = (runs[runs["model.batch_norm"] == where_] for where_ in (place, "paper"))
-    difference, p = share_difference(
-        int(collapsed(treated).sum()), len(treated), int(collapsed(control).sum()), len(control)
-    )
-    prevented = at_most(treated, collapsed) < MOST and p < ALPHA
-    persists = at_least(treated, collapsed) > MOST
-    yes, no = (prevented, persists) if helps else (persists, prevented)
-    verdict: Verdict = "holds" if yes else "does not hold" if no else "undecided"
+    cured, persists = cures(treated, control), above(treated)
+    verdict, p = decide(cured, persists) if helps else decide(persists, cured)
     scaled = where(results["batch_norm"], model__residual_scale=0.1, model__batch_norm=place)
     arms = [
-        ("with it, scale 1", share(treated, collapsed)),
-        ("without, scale 1", share(control, collapsed)),
-        ("with it, scale 0.1 (control)", share(scaled, collapsed)),
+        ("with it, scale 1", share(treated)),
+        ("without, scale 1", share(control)),
+        ("with it, scale 0.1 (control)", share(scaled)),
+        ("learned with it, scale 1", share(treated, learned)),
     ]
     remarks = (
-        f"Collapsed: {count(treated, collapsed)} with it, {count(control, collapsed)} without; at scale 0.1 "
-        f"{count(scaled, collapsed)}.",
+        f"Lost: {count(treated)} with it, {count(control)} without; at scale 0.1 {count(scaled)}.",
+        f"With it {count(treated, learned)} learned at scale 1; dead share and accuracy, medians: {_health(treated)}.",
     )
-    return Judgement(verdict, difference, "change of the share that collapsed", p if helps else float("nan"), arms,
-                     remarks)  # fmt: skip
+    return Judgement(verdict, arms[0][1], "share lost with it", p, arms, remarks)
+
+
+def _health(runs: pd.DataFrame) -> str:
+    return f"{runs[health.DEAD_SHARE].median():.0%}, {runs[health.ACCURACY].median():.2f}"
 
 
 def no_harm(results: Mapping[str, Results]) -> Judgement:
-    """Whether scales 0.1 and 0.3 harm held-out accuracy where every unscaled net survived: pairs of one seed."""
+    """Whether scales 0.1 and 0.3 harm held-out accuracy where no unscaled net is lost: pairs of one seed."""
     runs = where(results["accuracy"])
-    runs = contrasts.spared_cells(runs, "model.residual_scale", 1.0)
-    if runs.empty:
-        nothing = Estimate(float("nan"), float("nan"), float("nan"), 0, note="some unscaled run died")
+    if lost(runs[runs["model.residual_scale"] == 1]).any():
+        nothing = Estimate(float("nan"), float("nan"), float("nan"), 0, note="some unscaled run was lost")
         return Judgement("undecided", nothing, "change of held-out accuracy")
     found = {
         scale: contrasts.difference(runs, "val/accuracy", "model.residual_scale", scale, 1.0) for scale in (0.1, 0.3)
     }
     tests = {scale: contrasts.equivalence(each.by_seed.to_numpy(), MARGIN) for scale, each in found.items()}
-    p = max(test.not_lower for test in tests.values())
-    harmed = any(each.estimate.high < -MARGIN for each in found.values())
-    verdict: Verdict = "does not hold" if harmed else "holds" if p < ALPHA else "undecided"
+    harmless = [test.not_lower for test in tests.values()]
+    verdict, p = decide(all_of(*harmless), any_of(*(1 - each for each in harmless)))
     arms = [(f"scale {scale:g} less scale 1", each.estimate) for scale, each in found.items()]
     worst = min(arms, key=lambda arm: arm[1].value)
     level = runs.groupby("model.residual_scale")["val/accuracy"].mean()
@@ -65,63 +80,81 @@ def no_harm(results: Mapping[str, Results]) -> Judgement:
 
 
 def bias(results: Mapping[str, Results]) -> Judgement:
-    """Whether nets without a trained bias in the up-projections die at other times: log-rank, and mean steps lived."""
-    times = survival.times(results["bias"].runs)
-    runs = results["bias"].runs.loc[times.index]
+    """Whether nets without a trained bias in the up-projections are lost at other times: log-rank, mean steps lived."""
+    finished = graded(where(results["bias"]))
+    times = survival.times(finished)
+    runs = finished.loc[times.index]
     event = times["end"] == "event"
     test = survival.logrank(times["held"], event, runs["model.up_projection_bias"], runs["optim.lr"])
     with_bias = runs["model.up_projection_bias"] == "on"
     until = float(times.loc[~event, "held"].min()) if (~event).any() else float(times["held"].max())
     longer = survival.restricted_mean_difference(times["held"], event, ~with_bias, until)
-    same = longer.has_interval and longer.low > -HARDLY and longer.high < HARDLY
-    verdict: Verdict = "holds" if test.p < ALPHA else "does not hold" if same else "undecided"
+    same = all_of(p_beyond(longer, -HARDLY), p_beyond(longer, HARDLY)) if abs(longer.value) < HARDLY else 1.0
+    verdict, p = decide(test.p, same)
     arms = [
         (f"bias {kind}, rate {rate:g}", share(part))
         for (rate, kind), part in runs.groupby(["optim.lr", "model.up_projection_bias"])
     ]
-    return Judgement(verdict, longer, f"steps lived longer without a trained bias, of {until:g}", test.p, arms,
+    return Judgement(verdict, longer, f"steps lived longer without a trained bias, of {until:g}", p, arms,
                      (f"{test}, stratified by the rate.",))  # fmt: skip
 
 
+def _spared(runs: pd.DataFrame) -> pd.Series[bool]:
+    return ~lost(runs)
+
+
 def optimizers(results: Mapping[str, Results]) -> Judgement:
-    """Whether each optimizer has a rate at which most unscaled nets die and most scaled ones do not."""
+    """Whether each optimizer has a rate at which most unscaled nets are lost and most scaled ones are not."""
     runs = pooled(*(where(results[name]) for name in ("optimizers", "optimizers_sgd", "optimizers_epsilon")))
     arms: list[tuple[str, Estimate]] = []
-    kills, spares = 0, 0
+    kills: list[float] = []
+    spares: list[float] = []
     remarks: list[str] = []
     keys = ["optim.name", "optim.momentum", "optim.eps"]
     for (name, momentum, eps), part in runs.groupby(keys, dropna=False):
         words = f"{name}, momentum {momentum:g}" + (f", ε {eps:g}" if part["optim.eps"].notna().any() else "")
-        bare = part[part["model.residual_scale"] == 1]
-        by_rate = {float(rate): bare[bare["optim.lr"] == rate] for rate in sorted(bare["optim.lr"].unique())}
-        rate, worst = max(by_rate.items(), key=lambda item: share(item[1]).value)
-        scaled = part[(part["model.residual_scale"] == 0.1) & (part["optim.lr"] == rate)]
-        arms += [(f"{words}, rate {rate:g}", share(worst)), ("   the same, scale 0.1", share(scaled))]
-        kills += at_least(worst) > MOST and at_most(scaled) < MOST
-        spares += all(at_most(at_that) < MOST for at_that in by_rate.values())
-        remarks.append(f"{words}: {count(worst)} died at rate {rate:g}, {count(scaled)} when scaled.")
-    groups = len(arms) // 2
-    verdict: Verdict = "holds" if kills == groups else "does not hold" if spares else "undecided"
-    effect = Estimate(kills, float("nan"), float("nan"), len(runs))
-    return Judgement(
-        verdict, effect, f"of {groups} optimizers kill only unscaled nets", arms=arms, remarks=tuple(remarks)
-    )
+        by_rate = {float(str(rate)): _scales(some) for rate, some in part.groupby("optim.lr")}
+        found = {rate: all_of(above(bare), above(scaled, _spared)) for rate, (bare, scaled) in by_rate.items()}
+        rate = min(found, key=lambda each: found[each])
+        bare, scaled = by_rate[rate]
+        arms += [(f"{words}, rate {rate:g}", share(bare)), ("   the same, scale 0.1", share(scaled))]
+        kills.append(any_of(*found.values()))
+        spares.append(all_of(*(below(each) for each, _ in by_rate.values())))
+        remarks.append(
+            f"{words}: "
+            + ", ".join(
+                f"{count(a)} lost at rate {each:g} ({count(b)} when scaled)" for each, (a, b) in by_rate.items()
+            )
+            + "."
+        )
+    verdict, p = decide(all_of(*kills), any_of(*spares))
+    effect = Estimate(sum(each < ALPHA for each in kills), float("nan"), float("nan"), len(runs))
+    words = f"of {len(kills)} optimizers are such that a rate loses only unscaled nets"
+    return Judgement(verdict, effect, words, p, arms, tuple(remarks))
+
+
+def _scales(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return runs[runs["model.residual_scale"] == 1], runs[runs["model.residual_scale"] == 0.1]
 
 
 def clipping(results: Mapping[str, Results]) -> Judgement:
-    """Whether some largest norm of the gradient prevents the death: its died share against that without clipping."""
+    """Whether some largest norm of the gradient prevents the loss of nets, which then learn."""
     runs = where(results["clipping"])
-    control = where(results["filters"], model__width=0.0625, model__residual_scale=1.0, optim__lr=0.3)
+    control = where(results["filters"], model__width=0.0625, model__residual_scale=1.0, optim__lr=0.045)
     control = control[control["seed"].isin(runs["seed"])]
     parts = {norm: runs[runs["optim.clip_norm"] == norm] for norm in sorted(runs["optim.clip_norm"].unique())}
-    best = min(parts.values(), key=lambda part: share(part).value)
-    difference, p = share_difference(int(died(best).sum()), len(best), int(died(control).sum()), len(control))
-    p = min(1.0, p * len(parts))
-    prevented = at_most(best) < MOST and p < ALPHA
-    persists = all(at_least(part) > MOST for part in parts.values())
-    verdict: Verdict = "holds" if prevented else "does not hold" if persists else "undecided"
-    arms = [(f"norm at most {norm:g}", share(part)) for norm, part in parts.items()] + [("no clipping", share(control))]
-    return Judgement(verdict, difference, "change of the died share by the best norm", p, arms)
+    verdict, p = decide(
+        any_of(*(cures(part, control) for part in parts.values())), all_of(*(above(part) for part in parts.values()))
+    )
+    arms = [(f"norm at most {norm:g}", share(part)) for norm, part in parts.items()]
+    best = min(arms, key=lambda arm: arm[1].value)
+    arms.append(("no clipping", share(control)))
+    remarks = tuple(
+        f"Norm at most {norm:g}: {count(part)} lost, {count(part, learned)} learned; dead share and accuracy, medians: "
+        f"{_health(part)}."
+        for norm, part in parts.items()
+    )
+    return Judgement(verdict, best[1], f"share lost, {best[0]}", p, arms, remarks)
 
 
 def sum_norm_costs(results: Mapping[str, Results]) -> Judgement:
@@ -138,16 +171,17 @@ def sum_norm_costs(results: Mapping[str, Results]) -> Judgement:
         index="seed", columns="model.batch_norm", values="seconds"
     )
     ratio = mean((of_seed["after_sum"] / of_seed["paper"]).dropna())
-    gained = gain.estimate.low > MARGIN
-    verdict: Verdict = "does not hold" if gained or ratio.high < 1 else "undecided"
-    if ratio.low > 1 and test.not_higher < ALPHA and not gained:
-        verdict = "holds"
+    slower = p_beyond(ratio, 1.0)
+    verdict, p = decide(
+        all_of(slower if ratio.value > 1 else 1.0, test.not_higher),
+        any_of(slower if ratio.value < 1 else 1.0, 1 - test.not_higher),
+    )
     arms = [("gain in accuracy", gain.estimate), ("time of a step, ratio less 1", _less_one(ratio))]
     remarks = (
         f"A step takes {ratio} times as long.",
         "Its peak memory is not recorded on a CPU: that half of the claim is open.",
     )
-    return Judgement(verdict, gain.estimate, "gain in held-out accuracy", test.not_higher, arms, remarks)
+    return Judgement(verdict, gain.estimate, "gain in held-out accuracy", p, arms, remarks)
 
 
 def _less_one(ratio: Estimate) -> Estimate:
@@ -156,10 +190,12 @@ def _less_one(ratio: Estimate) -> Estimate:
 
 _PLACES = {
     "pre_pool": ("C4a", "A further batch-norm before the last ReLU does not help", "paper", False),
-    "branch_output": ("C4b", "A further batch-norm on the branches' outputs prevents the collapse", "ours", True),
-    "after_sum": ("C4c", "A further batch-norm on the residual sums prevents the collapse", "ours", True),
+    "branch_output": ("C4b", "A further batch-norm on the branches' outputs prevents the loss of nets", "ours", True),
+    "after_sum": ("C4c", "A further batch-norm on the residual sums prevents the loss of nets", "ours", True),
 }
-_PREVENTS = "prevents: bound of the share below 50 % and Fisher's p < 0.05 against none; persists: bound above 50 %"
+_EXACT = "(exact one-sided tests, p < 0.05)"
+_PREVENTS = "prevents: without it most nets are lost, with it most learn (held-out accuracy of 0.5 or more)"
+_PERSISTS = f"persists: with it most are lost {_EXACT}"
 
 CLAIMS = (
     *(
@@ -168,11 +204,12 @@ CLAIMS = (
             words,
             source,
             ("batch_norm",),
-            "share of unscaled runs that collapsed (inert units), with and without it",
+            f"share of unscaled nets lost, with it and without, and that learn with it; {LOST}",
             f"holds if it {'prevents' if helps else 'persists'}, does not hold if it "
-            f"{'persists' if helps else 'prevents'}; {_PREVENTS}",
+            f"{'persists' if helps else 'prevents'}; {_PREVENTS}; {_PERSISTS}",
             partial(batch_norm, place, helps),
-            "share that collapsed",
+            "share lost, or that learned",
+            needs=NEEDS,
         )
         for place, (name, words, source, helps) in _PLACES.items()
     ),
@@ -181,43 +218,48 @@ CLAIMS = (
         "Where it is not needed, scaling does not hurt held-out accuracy",
         "paper",
         ("accuracy",),
-        "accuracy at scales 0.1 and 0.3 less that at 1 of the same seed, where every unscaled run survived",
-        f"holds if both are above -{MARGIN:g} (one-sided t-test, p < 0.05), does not hold if an interval lies below it",
+        "accuracy at scales 0.1 and 0.3 less that at 1 of the same seed, where no unscaled run is lost",
+        f"holds if both are above -{MARGIN:g}, does not hold if one is below it (one-sided t-tests, p < 0.05)",
         no_harm,
         "difference in held-out accuracy",
-        "Digits after 320 steps; for ImageNet at the end of training: experiments/paper/.",
+        "Digits after 300 steps; for ImageNet at the end of training: experiments/paper/.",
     ),
     Claim(
         "C8",
-        "Freezing or removing the up-projections' bias changes death",
+        "Freezing or removing the up-projections' bias changes who is lost, or when",
         "ours",
         ("bias",),
-        "log-rank between trained, frozen and absent bias, stratified by the rate; mean steps lived",
-        f"holds if p < 0.05, does not hold if without a trained bias runs live within {HARDLY:g} steps as long",
+        f"log-rank between trained, frozen and absent bias, stratified by the rate; mean steps until lost; {LOST}",
+        f"holds if p < 0.05, does not hold if without a trained bias nets live within {HARDLY:g} steps as long (p "
+        "< 0.05)",
         bias,
-        "share that died",
+        "share lost",
     ),
     Claim(
         "C10a",
-        "Death is not one optimizer's: each has a rate that kills unscaled nets only",
+        "The loss is not one optimizer's: each has a rate that loses unscaled nets only",
         "ours",
         ("optimizers", "optimizers_sgd", "optimizers_epsilon"),
-        "for each optimizer the (lowest) rate at which most unscaled runs died, and the share there at scale 0.1",
-        "holds if for each the bound is above 50 % unscaled and below 50 % scaled; does not hold if for one it is "
-        "below 50 % at every rate",
+        "for each optimizer the share of unscaled nets lost, and of those scaled by 0.1, at its best of the "
+        f"rates tried; {LOST}",
+        f"holds if for each some rate has most unscaled nets lost and most scaled ones not {_EXACT}; does not "
+        "hold if for one "
+        "less than half are lost at every rate (amended twice in an earlier regime, which these runs are not of)",
         optimizers,
-        "share that died",
+        "share lost",
+        needs=NEEDS,
     ),
     Claim(
         "C10b",
-        "Clipping the gradient's norm prevents the death",
+        "Clipping the gradient's norm prevents the loss of nets",
         "ours",
         ("clipping", "filters"),
-        "died share with a largest norm of 0.1, 1 and 10, and without",
-        "holds if at some norm the bound is below 50 % (Fisher's p < 0.05, by Bonferroni), does not hold if at each it "
-        "is above 50 %",
+        f"share lost, and that learned, with a largest norm of 0.1, 1 and 10, and without; {LOST}",
+        f"holds if at some norm it prevents, by Bonferroni; does not hold if at each it persists; {_PREVENTS}; "
+        f"{_PERSISTS}",
         clipping,
-        "share that died",
+        "share lost",
+        needs=NEEDS,
     ),
     Claim(
         "C14",
@@ -225,8 +267,8 @@ CLAIMS = (
         "paper",
         ("accuracy", "accuracy_sum_norm", "batch_norm"),
         "held-out accuracy with less without, by seed; ratio of the time of a step among runs of one sweep",
-        f"holds if a step is slower (interval above 1) and the gain below {MARGIN:g} (one-sided t-test, p < 0.05); "
-        f"does not hold if a step is faster or the gain above {MARGIN:g}",
+        f"holds if a step is slower and the gain below {MARGIN:g}; does not hold if a step is faster or the gain above "
+        f"{MARGIN:g} (one-sided t-tests, p < 0.05)",
         sum_norm_costs,
         "difference",
     ),

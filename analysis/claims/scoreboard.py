@@ -14,7 +14,7 @@ from analysis.frames.results import Results
 from analysis.statistics.estimates import Estimate
 from harness.located import InputError
 
-HEAD = ("claim", "words", "source", "verdict", "effect (95 % interval)", "n", "p")
+HEAD = ("claim", "words", "source", "verdict", "effect (interval)", "n", "p")
 
 
 def lines(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
@@ -40,7 +40,8 @@ def figures(findings: Sequence[Finding], results: Mapping[str, Results]) -> Iter
             continue
         name = f"claim_{finding.claim.name}"
         if finding.judgement.arms:
-            caption = f"{finding.claim.words}: {finding.verdict}. Marks: estimates with 95 % intervals and n. " + (
+            levels = " or ".join(sorted({f"{each.level * 100:g} %" for _, each in finding.judgement.arms}))
+            caption = f"{finding.claim.words}: {finding.verdict}. Marks: estimates with {levels} intervals and n. " + (
                 f"Rule: {finding.claim.rule}. {finding.why}"
             )
             title = f"{finding.claim.name}: {finding.verdict}"
@@ -91,6 +92,7 @@ def _estimate(each: Estimate) -> dict[str, Any]:
         "high": _plain(each.high),
         "n": each.n,
         "unit": each.unit,
+        "level": round(each.level, 3),
     }
 
 

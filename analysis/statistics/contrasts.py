@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,32 @@ def equivalence(values: ArrayLike, margin: float) -> Equivalence:
     with np.errstate(divide="ignore"):
         below, above = (np.float64(numbers.mean()) + np.array([margin, -margin])) / error
     return Equivalence(margin, float(stats.t.sf(below, n - 1)), float(stats.t.cdf(above, n - 1)), n)
+
+
+def stratified_difference(strata: Sequence[tuple[int, int, int, int]]) -> tuple[Estimate, float]:
+    """How much larger a share is in one group than in another, stratum by stratum, and the p-value that it is none.
+
+    strata: of each the events and runs of the group, and of the other. The estimate is the mean of the strata's
+    differences, each counting the same, with the interval that Wilson's intervals of the shares give together (MOVER,
+    Zou and Donner 2008; of one stratum that is Newcombe's); p is Cochran's, Mantel's and Haenszel's, two-sided, without
+    a correction for continuity. Raises InputError for a group of no runs.
+    """
+    if any(not (n and other_n) for _, n, _, other_n in strata) or not strata:
+        raise InputError(["no finished run in one of the groups to compare"])
+    difference, below, above, excess, variance = 0.0, 0.0, 0.0, 0.0, 0.0
+    for events, n, other, other_n in strata:
+        share, other_share = events / n, other / other_n
+        (low, high), (other_low, other_high) = estimates.wilson(events, n), estimates.wilson(other, other_n)
+        difference += share - other_share
+        below += (share - low) ** 2 + (other_high - other_share) ** 2
+        above += (high - share) ** 2 + (other_share - other_low) ** 2
+        total, happened = n + other_n, events + other
+        excess += events - n * happened / total
+        variance += n * other_n * happened * (total - happened) / (total**2 * (total - 1))
+    k = len(strata)
+    p = float(stats.chi2.sf(excess**2 / variance, 1)) if variance else 1.0
+    low, high = difference / k - math.sqrt(below) / k, difference / k + math.sqrt(above) / k
+    return Estimate(difference / k, low, high, sum(n + other_n for _, n, _, other_n in strata)), p
 
 
 def _arm(runs: pd.DataFrame, column: str, value: Any, metric: str, keys: list[str]) -> pd.Series[Any]:

@@ -24,10 +24,11 @@ NORMAL = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval, and n, the count of `unit`s (runs, seeds, ...) that it was made from.
+    """A number, its interval, and n, the count of `unit`s (runs, seeds, ...) that it was made from.
 
     low, high: NaN where there is no interval. note: why, if anything is unusual. tested: the range within which the
-    number can be found, such as the doses tested; of a number or an end beyond it only that is said.
+    number can be found, such as the doses tested; of a number or an end beyond it only that is said. level: the
+    interval's coverage.
     """
 
     value: float
@@ -37,6 +38,7 @@ class Estimate:
     unit: str = "runs"
     note: str = ""
     tested: tuple[float, float] = (-math.inf, math.inf)
+    level: float = LEVEL
 
     @property
     def has_interval(self) -> bool:
@@ -59,7 +61,9 @@ class Estimate:
         return f"{self._number} ({self._interval})" if self.has_interval else self._number
 
     def __str__(self) -> str:
-        interval = f"95 % interval {self._interval}" if self.has_interval else "no interval"
+        interval = (
+            f"{self.level:.0%} interval {self._interval}".replace("%", " %", 1) if self.has_interval else "no interval"
+        )
         note = f"; {self.note}" if self.note else ""
         return f"{self._number} ({interval}; {self.counted}{note})"
 
@@ -115,6 +119,31 @@ def wilson(events: int, n: int) -> tuple[float, float]:
         return math.nan, math.nan
     interval = stats.binomtest(events, n).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def exact(events: int, n: int) -> Estimate:
+    """The share of `events` among n with the 90 % interval whose ends are the bounds of `share_above`, `share_below`.
+
+    So the interval lies on one side of a number just where the one-sided test at 5 % finds that the share does.
+    """
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, level=2 * LEVEL - 1)
+    return Estimate(events / n, share_above(events, n), share_below(events, n), n, level=2 * LEVEL - 1)
+
+
+def p_beyond(estimate: Estimate, bound: float) -> float:
+    """One-sided p-value of "the number is on the other side of the bound, or on it", from an interval of the estimate.
+
+    That of a normal distribution whose width is that of the half of the interval towards the bound: of an interval by
+    resampling or by profile it has no better one. NaN without an interval; 0.5 or more where the interval is open.
+    """
+    if not estimate.has_interval or math.isnan(estimate.value):
+        return math.nan
+    half = estimate.value - estimate.low if bound < estimate.value else estimate.high - estimate.value
+    if not half > 0 or not math.isfinite(half):
+        return 0.5
+    quantile = float(stats.norm.ppf((1 + estimate.level) / 2))
+    return float(stats.norm.sf(abs(estimate.value - bound) / half * quantile))
 
 
 def share_below(events: int, n: int, level: float = LEVEL) -> float:
