@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import contrasts, growth, sensitivity
+from analysis.statistics import contrasts, estimates, growth, sensitivity
 from harness.located import InputError
 from tests.analysis_folders import died, outcome, survived
 from tests.analysis_frames import frame, grid, rows
@@ -165,6 +165,32 @@ def test_a_linear_law_has_both_exponents_one_in_every_stage() -> None:
         assert found.explained.value > 0.99
         assert found.blocks.value == pytest.approx(1, abs=0.05) and found.scale.value == pytest.approx(1, abs=0.02)
         assert found.blocks.has_interval and found.scale.n == 4
+
+
+def test_what_is_added_is_linear_where_every_relu_takes_some_variance_away() -> None:
+    table = variances("linear")
+    taken = table.assign(growth=table["growth"] - 0.3 * table["block"] * table["growth"].max())
+    assert growth.by_stage(taken)[1].shrunk > 0
+    middle = growth.by_stage(taken, "added_until")[1]
+    assert middle.shrunk == 0 and middle.blocks.value == pytest.approx(1, abs=0.05)
+    last = table[table["block"] == table.groupby(["run_id", "stage"])["block"].transform("max")]
+    sums = table.groupby(["run_id", "stage"])["added"].sum()
+    assert last["added_until"].to_numpy() == pytest.approx(sums.to_numpy()), "cumulated within a stage of a run"
+
+
+def test_one_stratum_is_compared_as_two_shares_and_strata_guard_against_simpson() -> None:
+    found, _ = contrasts.stratified_difference([(9, 12, 2, 12)])
+    newcombe, _ = estimates.share_difference(9, 12, 2, 12)
+    assert (found.value, found.low, found.high) == pytest.approx((newcombe.value, newcombe.low, newcombe.high))
+    opposed = [(1, 10, 18, 90), (54, 90, 7, 10)]  # less in either stratum, and 55 against 25 of 100 without strata
+    found, p = contrasts.stratified_difference(opposed)
+    assert found.value == pytest.approx(-0.1) and found.n == 200 and p > 0.05
+    excess = (1 - 10 * 19 / 100) + (54 - 90 * 61 / 100)
+    variance = 10 * 90 * 19 * 81 / (100**2 * 99) + 90 * 10 * 61 * 39 / (100**2 * 99)
+    assert p == pytest.approx(float(stats.norm.sf(abs(excess) / math.sqrt(variance)) * 2))
+    assert contrasts.stratified_difference([(0, 5, 0, 5)])[1] == 1.0
+    with pytest.raises(InputError, match="no finished run"):
+        contrasts.stratified_difference([(0, 0, 1, 5)])
 
 
 def test_a_doubling_law_is_told_from_a_linear_one() -> None:

@@ -54,6 +54,13 @@ def test_the_critical_rate_is_where_half_lose_their_function() -> None:
     assert ((rates["low"] < expected) & (expected < rates["high"])).all()
 
 
+def test_a_rate_beyond_those_tested_is_censored_on_that_side() -> None:
+    beyond = {1: 1e9, 2: 0.0, 6: lawful(0.9, 6)}
+    rates = critical.critical_rates(runs(lambda _, count: beyond[count], replicas=(1, 2, 6)), BY)
+    assert rates["censored"].tolist() == ["above", "below", ""]
+    assert rates["rate"].tolist()[:2] == [math.inf, 0.0]
+
+
 def test_a_law_that_holds_has_an_exponent_of_one_and_its_constant() -> None:
     law = critical.against_threshold(runs(lawful, (0.0, 0.9)))
     assert law.curvature.value == pytest.approx(CURVATURE, rel=0.1)

@@ -167,6 +167,28 @@ def test_a_share_of_no_runs_is_not_compared(counts: tuple[int, int, int, int]) -
         estimates.share_difference(*counts)
 
 
+@pytest.mark.parametrize(("events", "n"), [(0, 29), (13, 13), (5, 16), (1, 59)])
+def test_an_exact_share_is_shown_with_the_bounds_that_decide(events: int, n: int) -> None:
+    found = estimates.exact(events, n)
+    theirs = stats.binomtest(events, n).proportion_ci(0.9, method="exact")
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high)) and found.level == pytest.approx(0.9)
+    for bound in (0.1, 0.5):
+        assert (found.high < bound) == (stats.binomtest(events, n, bound, "less").pvalue < 0.05)
+        assert (found.low > bound) == (stats.binomtest(events, n, bound, "greater").pvalue < 0.05)
+    assert "90 % interval" in str(found)
+    assert math.isnan(estimates.exact(0, 0).value) and not estimates.exact(0, 0).has_interval
+
+
+def test_the_p_value_of_an_interval_is_that_of_the_normal_test() -> None:
+    half = 1.959963984540054
+    found = Estimate(2.0, 2.0 - half, 2.0 + half, 10)
+    assert estimates.p_beyond(found, 0.0) == pytest.approx(float(stats.norm.sf(2)))
+    assert estimates.p_beyond(found, 2.0 - half) == pytest.approx(0.025), "at the end of the interval"
+    assert estimates.p_beyond(Estimate(2.0, 1.0, 10.0, 5), 3.0) > 0.3, "the half towards the bound counts"
+    assert estimates.p_beyond(Estimate(2.0, -math.inf, 4.0, 5), 0.0) == 0.5
+    assert math.isnan(estimates.p_beyond(Estimate(2.0, math.nan, math.nan, 1), 0.0))
+
+
 def test_holms_adjustment_by_hand() -> None:
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan, "e": 0.005}
     found = estimates.holm(p)

@@ -16,7 +16,14 @@ from analysis.report.notebooks import NOTEBOOKS, execute, sources, tidy
 from tests.analysis_folders import quickstart_fate, write_grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = {"own_network": 3, "phase_map": 4, "signal_propagation": 5, "survival": 6}
+PICTURES = {
+    "asynchrony": 4,
+    "critical_rate": 3,
+    "own_network": 3,
+    "phase_map": 4,
+    "signal_propagation": 5,
+    "survival": 6,
+}
 LARGEST = 300_000
 """Bytes of a committed notebook."""
 
@@ -90,6 +97,18 @@ def test_own_network_reads_every_relu_of_resnet18() -> None:
     assert len(pictures(notebook)) == PICTURES["own_network"]
     assert "readings of 17 layers" in printed(notebook)  # the stem's, and two in each of 8 blocks
     assert "with observe(model" in "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["asynchrony", "critical_rate"])
+def test_the_second_study_is_drawn_from_its_committed_results(name: str) -> None:
+    notebook = execute(NOTEBOOKS / f"{name}.py")
+    assert len(pictures(notebook)) == PICTURES[name]
+    text = printed(notebook)
+    for line in text.splitlines()[:3]:
+        sweep, count = line.split(": ")
+        assert count == f"{len(results.read(findings.RESULTS / sweep).runs)} runs"
+    assert text == printed(committed(name)), f"run `python -m analysis.report.notebooks {name}`"
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: path.stem)

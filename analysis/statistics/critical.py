@@ -32,7 +32,8 @@ def critical_rates(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The rate at which half of the runs are functionally dead at their end, for each combination of other columns.
 
     Columns: those of `by`; `rate`, `low`, `high` (95 %; 0 or infinite beyond the rates tested), `lowest` and `highest`
-    rate tested, `runs`. Combinations with fewer than two rates are left out. Raises InputError for a missing column.
+    rate tested, `runs`, and `censored`: `below` or `above` where half are lost beyond the rates tested, on that side,
+    else empty. Combinations with fewer than two rates are left out. Raises InputError for a missing column.
     """
     demand(runs, RATE, *by)
     dead = health.functionally_dead(runs)
@@ -43,8 +44,9 @@ def critical_rates(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         except InputError:  # fewer than two rates
             continue
         end, (lowest, highest) = dose.estimate, dose.tested
-        found.append((*values, end.value, end.low, end.high, lowest, highest, end.n))
-    return pd.DataFrame(found, columns=[*by, "rate", "low", "high", "lowest", "highest", "runs"])
+        censored = "below" if end.value < lowest else "above" if end.value > highest else ""
+        found.append((*values, end.value, end.low, end.high, lowest, highest, end.n, censored))
+    return pd.DataFrame(found, columns=[*by, "rate", "low", "high", "lowest", "highest", "runs", "censored"])
 
 
 @dataclass(frozen=True, eq=False)
