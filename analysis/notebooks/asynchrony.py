@@ -54,9 +54,10 @@ limits.rename_axis(index="momentum", columns="delay").round(4)
 
 # %%
 momentum, delay, updates = 0.9, 3, 600
+limit = threshold(momentum, delay)
 filters = {
-    f"{share:.0%} of the limit": np.array([1, -(1 + momentum), momentum, 0, share * threshold(momentum, delay)])
-    for share in (0.95, 1.05)
+    "95 % of the limit": [1, -(1 + momentum), momentum, 0, 0.95 * limit],
+    "105 % of the limit": [1, -(1 + momentum), momentum, 0, 1.05 * limit],
 }
 courses = pd.DataFrame({name: signal.lfilter([1], past, np.eye(1, updates)[0]) for name, past in filters.items()})
 with style.applied():
