@@ -189,6 +189,13 @@ def test_the_p_value_of_an_interval_is_that_of_the_normal_test() -> None:
     assert math.isnan(estimates.p_beyond(Estimate(2.0, math.nan, math.nan, 1), 0.0))
 
 
+def test_runs_that_find_an_effect_as_seen() -> None:
+    found = estimates.runs_to_find(float(stats.norm.sf(1.0)), 10, power=0.8, level=0.975)
+    assert found == math.ceil(10 * (1.959964 + 0.841621) ** 2), "the textbook's (z_alpha + z_beta)² / d²"
+    assert estimates.runs_to_find(1e-9, 10) == 10, "no fewer than there are"
+    assert estimates.runs_to_find(0.5, 10) is None is estimates.runs_to_find(math.nan, 10)
+
+
 def test_holms_adjustment_by_hand() -> None:
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan, "e": 0.005}
     found = estimates.holm(p)

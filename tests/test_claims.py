@@ -645,7 +645,7 @@ def test_without_a_checkout_nothing_is_redrawn_and_what_is_missing_is_named(
     assert not (tmp_path / "figures").exists()
 
 
-RETRAINED = (("bias", "died"), ("mimic_scaled", "survived"), ("replicas", "died"), ("replicas", "survived"))
+RETRAINED = (("filters", "died"), ("filters", "survived"), ("replicas", "died"), ("replicas", "survived"))
 """A sweep, and the outcome of the run of it that is trained again: the one that died first, or survived best; of one with
 replicas a run with more than one."""
 

@@ -21,7 +21,7 @@ PICTURES = {
     "critical_rate": 3,
     "own_network": 3,
     "phase_map": 4,
-    "signal_propagation": 5,
+    "signal_propagation": 6,
     "survival": 6,
 }
 LARGEST = 300_000
@@ -67,7 +67,7 @@ def test_survival_counts_the_deaths_of_its_three_sweeps() -> None:
     notebook = execute(NOTEBOOKS / "survival.py")
     assert len(pictures(notebook)) == PICTURES["survival"]
     text = printed(notebook)
-    runs = {name: results.read(findings.RESULTS / name).runs for name in ("learning_rate", "bias", "mimic_scaled")}
+    runs = {name: results.read(findings.RESULTS / name).runs for name in ("learning_rate", "bias", "dose")}
     died = {name: int((each["outcome"] == "died").sum()) for name, each in runs.items()}
     assert text.splitlines()[:3] == [f"{name}: {len(runs[name])} runs, {died[name]} died" for name in runs]
     arms = re.findall(r"^[\w.]+ +(\d+) +(\d+) +\d+\.\d$", text, flags=re.MULTILINE)  # n, observed, expected

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from scipy import stats
 
-from analysis.claims.claim import ALPHA, Verdict
+from analysis.claims.claim import ALPHA, FAMILY, Verdict
 from analysis.frames.events import EVENTS
 from analysis.frames.results import Results
 from analysis.statistics import health
@@ -22,8 +22,8 @@ MOST = 0.5
 """A share of runs above this is "most"."""
 LEARNED = 0.5
 """Held-out accuracy from which on a net has learned its ten classes; below it, and not lost, one is half cured."""
-LEVEL = 0.998
-"""Of the one-sided bound that numbers of runs are planned for: 5 %, corrected over some 25 claims."""
+LEVEL = 1 - ALPHA / FAMILY
+"""Of the one-sided bound that numbers of runs are planned for."""
 NEEDS = runs_needed(0.95, MOST, level=LEVEL)
 """Runs of an arm in which a true share of 95 % is found to be most of them, with a probability of 80 %."""
 NEEDS_NONE = math.ceil(math.log(1 - LEVEL) / math.log(1 - FEW))

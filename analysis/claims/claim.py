@@ -19,6 +19,9 @@ Arms = Sequence[tuple[str, Estimate]]
 ALPHA = 0.05
 """What a p-value, after Holm's correction over all claims that have one, must be below."""
 
+FAMILY = 25
+"""Claims over which a number of runs is planned to stand correction."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -97,6 +100,13 @@ class Finding:
             notes.append(f"With more seeds these may decide it: {commands}.")
             if self.claim.needs is not None:
                 notes.append(f"An arm needs n = {self.claim.needs} runs.")
+            level = 1 - ALPHA / FAMILY
+            enough = estimates.runs_to_find(self.judgement.p, self.judgement.effect.n, level=level)
+            if enough is not None:
+                unit = self.judgement.effect.unit
+                notes.append(
+                    f"An effect as seen takes about {enough} {unit}, of which there are {self.judgement.effect.n}."
+                )
         if self.claim.beyond:
             notes.append(self.claim.beyond)
         return " ".join(notes)

@@ -137,8 +137,9 @@ def faster(results: Mapping[str, Results]) -> Judgement:
 
 
 def draw_growth(results: Mapping[str, Results]) -> Figure:
-    """The growth of the variance against L * alpha^2."""
-    return variance_growth.variance_growth(growth.variances(results["variance"].runs, results["variance"].rows))
+    """What branches add to the variance against L * alpha^2."""
+    table = growth.variances(results["variance"].runs, results["variance"].rows)
+    return variance_growth.variance_growth(table, "added_until")
 
 
 _SUMS = tuple(f"block/b{number:02}/{name}/channel_variance" for number in range(1, 25) for name in ("sum", "skip"))

@@ -12,22 +12,38 @@ from analysis.figures import style
 from analysis.figures.facets import add_dots, facets
 from analysis.statistics import growth
 
+WORDS: dict[growth.Quantity, tuple[str, str]] = {
+    "growth": (
+        "growth of the variance",
+        "Variance of the residual sum (per channel, mean over channels) at initialisation, less that at the "
+        "stage's start",
+    ),
+    "added_until": (
+        "variance added by branches",
+        "Variance (per channel, mean over channels) of the residual sum less that of the skip connection, "
+        "cumulated over "
+        "the stage's blocks, at initialisation",
+    ),
+}
+"""The label and the words of what is drawn."""
 
-def variance_growth(table: pd.DataFrame) -> Figure:
-    """The growth of the stream's variance over a stage against L * alpha², from the table of `growth.variances`."""
-    grown = table[(table["growth"] > 0) & (table["alpha"] > 0)]
+
+def variance_growth(table: pd.DataFrame, quantity: growth.Quantity = "growth") -> Figure:
+    """How a quantity of the table of `growth.variances` grows over a stage, against L * alpha²."""
+    label, words = WORDS[quantity]
+    table = table.assign(grown=table[quantity])
+    grown = table[(table["grown"] > 0) & (table["alpha"] > 0)]
     grown = grown.assign(panel=grown["stage"] - grown["stage"].min(), reach=grown["block"] * grown["alpha"] ** 2)
-    fits = growth.by_stage(table)
+    fits = growth.by_stage(table, quantity)
     scales = sorted(grown["alpha"].unique())
     looks = style.looks(len(scales))
     shrunk = sum(each.shrunk for each in fits)
     caption = (
-        "Variance of the residual sum (per channel, mean over channels) at initialisation, less that at the stage's "
-        "start, one mark a block and run; L: blocks of the stage until then. Line: least squares, proportional to "
+        f"{words}, one mark a block and run; L: blocks of the stage until then. Line: least squares, proportional to "
         "L·α², and its R²; exponents: least squares of the logarithms; means over seeds with 95 % intervals."
     ) + (f" Of {len(table)} points {shrunk} did not grow and have no logarithm: not shown." if shrunk else "")
     by_scale = dict(zip(scales, looks, strict=True))
-    plot = add_dots(so.Plot(), grown, "alpha", by_scale, fillalpha=0.6, stroke=0.4, x="reach", y="growth")
+    plot = add_dots(so.Plot(), grown, "alpha", by_scale, fillalpha=0.6, stroke=0.4, x="reach", y="grown")
     with style.applied():
         figure, grid = facets(
             [f"stage {each.stage}" for each in fits],
@@ -40,7 +56,7 @@ def variance_growth(table: pd.DataFrame) -> Figure:
             ],
             "α",
             x="L·α²",
-            y="growth of the variance",
+            y=label,
             plot=plot,
             wide=len(fits),
         )

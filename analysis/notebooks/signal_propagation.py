@@ -11,9 +11,9 @@
 # %% [markdown]
 # # How the signal passes the blocks
 #
-# At every residual sum the stream x meets the scaled branch αF. How large both are against depth, at initialisation and
-# later in the training, how fast the branches' last layers move, and how the variance at initialisation depends on the
-# number of blocks L and the residual scale α.
+# At every residual sum the stream x meets the scaled branch αF. How large both are against depth, at initialisation
+# and later in the training, how fast the branches' last layers move, and how the variance at initialisation depends
+# on the number of blocks L and the residual scale α.
 
 # %%
 """How the signal passes the blocks: readings of every residual sum from committed results."""
@@ -58,8 +58,8 @@ signal.drift(panels)
 # %% [markdown]
 # ## How fast the branches move
 #
-# The size of each update of the up-projections, the last convolution of every branch, relative to what it changes. One
-# seed of each scale.
+# The size of each update of the up-projections, the last convolution of every branch, relative to what it changes.
+# One seed of each scale.
 
 # %%
 signal.update_ratios(dict(columns.pieces(rows[rows["seed"] == rows["seed"].min()], ["model.residual_scale"])))
@@ -68,14 +68,21 @@ signal.update_ratios(dict(columns.pieces(rows[rows["seed"] == rows["seed"].min()
 # ## The variance at initialisation
 #
 # Theory for normalised branches: every block adds a constant times α² to the stream's variance, so that the growth is
-# proportional to L·α². It leaves out the ReLU after the sum and the reductions between the stages; hence one panel for
-# each stage. Where the statement holds, the marks lie on the line, and both exponents are 1.
+# proportional to L·α². It leaves out the ReLU after the sum and the reductions between the stages; hence one panel
+# for each stage. Where the statement holds, the marks lie on the line, and both exponents are 1.
 
 # %%
 untrained = results.read(findings.RESULTS / "variance")
 points = growth.variances(untrained.runs, untrained.rows)
 print(f"{untrained.name}: {len(untrained.runs)} runs, {len(points)} residual sums")
 variance_growth.variance_growth(points)
+
+# %% [markdown]
+# The statement is of what the branches add: the sum's variance less the skip connection's, cumulated over the blocks.
+# What every ReLU takes away is not in it (claim C7).
+
+# %%
+variance_growth.variance_growth(points, "added_until")
 
 # %% [markdown]
 # What a single block adds, the sum's variance less that of the skip connection, divided by α²: the median over runs

@@ -12,7 +12,8 @@
 # # When the networks die
 #
 # The time from the start of the training to the death of the network, in three sweeps. Runs that are alive at the end
-# are censored: of them it is known that the death, if there is one, comes later. Runs that diverged can no longer die.
+# are censored: of them it is known that the death, if there is one, comes later. Runs that diverged can no longer
+# die.
 
 # %%
 """When the networks die: survival curves, tests and mean times from committed results."""
@@ -28,16 +29,16 @@ from analysis.statistics import survival
 
 rates = results.read(findings.RESULTS / "learning_rate").runs
 bias = results.read(findings.RESULTS / "bias").runs
-mimic = results.read(findings.RESULTS / "mimic_scaled").runs
+dose = results.read(findings.RESULTS / "dose").runs
 print(f"learning_rate: {len(rates)} runs, {rates['outcome'].eq('died').sum()} died")
 print(f"bias: {len(bias)} runs, {bias['outcome'].eq('died').sum()} died")
-print(f"mimic_scaled: {len(mimic)} runs, {mimic['outcome'].eq('died').sum()} died")
+print(f"dose: {len(dose)} runs, {dose['outcome'].eq('died').sum()} died")
 
 # %% [markdown]
 # ## Does a lower learning rate only delay the death?
 #
-# The share of runs alive, by Kaplan and Meier. The numbers below the curves are the runs still at risk: where they are
-# few, a curve says little, and its intervals are wide.
+# The share of runs alive, by Kaplan and Meier. The numbers below the curves are the runs still at risk: where they
+# are few, a curve says little, and its intervals are wide.
 
 # %%
 time_to_event.survival_curves(rates, colour="optim.lr")
@@ -45,8 +46,8 @@ time_to_event.survival_curves(rates, colour="optim.lr")
 # %% [markdown]
 # A lower rate moves the weights less in each step, so some delay is to be expected. The same curves against the
 # cumulative learning rate, the sum of the rates of all steps so far, take that into account: if the rate did nothing
-# but stretch the time, these curves would lie on each other. The rates of this sweep are constant, so the sum grows on
-# a straight line from 0 at step 0 to the value that each run has at its last step.
+# but stretch the time, these curves would lie on each other. The rates of this sweep are constant, so the sum grows
+# on a straight line from 0 at step 0 to the value that each run has at its last step.
 
 # %%
 last = rates[["run_id", "last_step", "optim/cumulative_lr", "optim/lr"]].rename(columns={"last_step": "step"})
@@ -71,7 +72,8 @@ print(test_by_sum.groups.rename_axis("learning rate").round(1))
 # ## The mean time alive
 #
 # The restricted mean: how long a run lives on average within a fixed time, the area under the curve up to then. First
-# in steps, up to the longest run's last; then in the cumulative learning rate, up to the value that every rate reached.
+# in steps, up to the longest run's last; then in the cumulative learning rate, up to the value that every rate
+# reached.
 
 # %%
 until = by_step["held"].max()
@@ -98,26 +100,25 @@ forest.forest(
 # %% [markdown]
 # ## Does the up-projection's bias matter?
 #
-# The bias of the last convolution of every branch: trained as usual (on), held at zero (frozen), or absent (off). Each
-# panel has its own test; the stratified test below compares the three arms within the learning rates, all at once.
+# The bias of the last convolution of every branch: trained as usual (on), held at zero (frozen), or absent (off). The
+# test below compares the three arms.
 
 # %%
-time_to_event.survival_curves(bias, panel="optim.lr", colour="model.up_projection_bias")
+time_to_event.survival_curves(bias, colour="model.up_projection_bias")
 
 # %%
 by_arm = survival.times(bias)
-stratified = survival.logrank(
-    by_arm["held"], by_arm["end"] == "event", bias["model.up_projection_bias"], bias["optim.lr"]
-)
-print(stratified)
-print(stratified.groups.rename_axis("bias").round(1))
+of_arms = survival.logrank(by_arm["held"], by_arm["end"] == "event", bias["model.up_projection_bias"])
+print(of_arms)
+print(of_arms.groups.rename_axis("bias").round(1))
 
 # %% [markdown]
 # ## Death and divergence compete
 #
-# A run that diverges cannot die any more. To treat it as censored would overstate the deaths; the cumulative incidence
-# counts each of the two ends as a share of all runs, so that both shares and that of the survivors sum to one.
+# A run that diverges cannot die any more. To treat it as censored would overstate the deaths; the cumulative
+# incidence counts each of the two ends as a share of all runs, so that both shares and that of the survivors sum to
+# one. Here by the residual scale, over many rates and widths.
 
 # %%
-print(pd.crosstab(mimic["optim.name"], mimic["outcome"]))
-time_to_event.incidence_curves(mimic, colour="optim.name")
+print(pd.crosstab(dose["model.residual_scale"], dose["outcome"]))
+time_to_event.incidence_curves(dose, colour="model.residual_scale")

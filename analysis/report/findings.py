@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.claims import CLAIMS, judge, scoreboard
-from analysis.figures import phase_map, style
+from analysis.figures import health, style
 from analysis.figures.signal import DRIFT, READINGS, drift
 from analysis.frames.results import Results, read_all, write_compact
 from harness import files
@@ -59,9 +59,9 @@ def _seen(name: str) -> bool:
 
 
 def overview(results: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
-    """Figures of no single claim, by name: where nets die, and what happens to their last residual sum before."""
+    """Figures of no single claim, by name: who is lost, who learns, and what happens to the last sum before."""
     if "filters" in results:
-        yield "map", phase_map.phase_map(results["filters"].runs)
+        yield "map", health.health_map(results["filters"].runs, "model.width", "model.residual_scale")
     if "first_to_die" in results:
         runs, rows = results["first_to_die"].runs, results["first_to_die"].rows
         seen = rows.merge(runs[["run_id", "model.residual_scale"]], on="run_id")

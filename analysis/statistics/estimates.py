@@ -171,6 +171,17 @@ def runs_needed(share: float, bound: float, power: float = POWER, level: float =
     raise AssertionError
 
 
+def runs_to_find(p: float, n: int, power: float = POWER, level: float = LEVEL) -> int | None:
+    """About how many runs find an effect as large as the one seen, of which n runs gave this one-sided p-value.
+
+    As with a normal distribution, whose z grows as the root of n. None where the effect seen is none.
+    """
+    z = float(stats.norm.isf(p))
+    if not z > 0:
+        return None
+    return max(n, math.ceil(n * (float(stats.norm.isf(1 - level) + stats.norm.isf(1 - power)) / z) ** 2))
+
+
 def share_difference(events: int, n: int, control_events: int, control_n: int) -> tuple[Estimate, float]:
     """The difference of two independent shares with Newcombe's interval (1998, method 10), and Fisher's exact p.
 
