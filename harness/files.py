@@ -20,8 +20,8 @@ _REMEDIES: Mapping[int, str] = {
     errno.EROFS: "mounted read-only: choose another --out",
     errno.EACCES: "give yourself the right, or choose another --out",
     errno.EPERM: "give yourself the right, or choose another --out",
-    errno.ENOLCK: "this file system has no locks: choose an --out on a local disk",
-    errno.EOPNOTSUPP: "this file system has no locks: choose an --out on a local disk",
+    errno.ENOLCK: "this file system has no locks: let TMPDIR be on a local disk",
+    errno.EOPNOTSUPP: "this file system has no locks: let TMPDIR be on a local disk",
     errno.EMFILE: "too many files are open: raise `ulimit -n`, or take fewer --workers",
     errno.ENAMETOOLONG: "choose a shorter --out",
 }

@@ -255,10 +255,9 @@ def test_a_killed_worker_fails_only_its_run_and_the_same_command_tries_again(who
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     holder = None
     while holder is None:
-        for lock in out.glob("runs/*/run.lock"):
-            text = lock.read_text()
-            if (lock.parent / "metrics.jsonl").exists() and text:
-                holder = int(text.split()[1])
+        for run in store.runs(out):
+            if run.file("metrics.jsonl").exists() and run.is_locked():
+                holder = int(store.holder(run.path).split()[1])
         time.sleep(0.02)
     psutil.Process(holder).kill()
     output, _ = process.communicate(timeout=90)

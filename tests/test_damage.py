@@ -235,9 +235,9 @@ def test_something_in_the_place_of_the_folder_is_moved_away(
     assert [path.name for path in tmp_path.iterdir() if path.name != CONFIG.run_id] == [f".{CONFIG.run_id}.damaged-1"]
 
 
-def test_a_folder_in_the_place_of_the_lock_is_moved_away(runs: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_lease_is_in_nobodys_way(runs: Path, rows: list[Row], tmp_path: Path) -> None:
     run = copied(runs, "half", tmp_path)
-    in_place_of("run.lock", Path.mkdir)(run)
+    in_place_of("lease-1", Path.mkdir)(run)
     assert do(run.path).state == "finished"
     assert timeless(run.rows()) == rows
 

@@ -125,19 +125,16 @@ def test_a_worker_whose_sweep_was_killed_while_it_started_ends(tmp_path: Path) -
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     from harness.files import explain_system
-    from harness.store import RunDirectory
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    for use in (lambda: RunDirectory(tmp_path / "run").lock(), _slots_folder):
-        with pytest.raises(OSError) as found, use():
-            pass
-        assert str(tmp_path) in explain_system(found.value) or tempfile.gettempdir() in explain_system(found.value)
-        assert "choose an --out on a local disk" in explain_system(found.value)
+    with pytest.raises(OSError) as found, _slots_folder():
+        pass
+    assert tempfile.gettempdir() in explain_system(found.value)
 
 
 def test_the_end_that_a_launcher_asks_for_waits_until_a_failure_is_recorded(

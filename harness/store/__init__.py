@@ -9,14 +9,14 @@
     OUT/runs/RUN_ID/timelines.npz   which units of which layer were dead when, for presets that read layers
     OUT/runs/RUN_ID/failure.json    state failed: reason and traceback
     OUT/runs/RUN_ID/evaluations.json  what `harness evaluate` found
-    OUT/runs/RUN_ID/run.lock        locked by the process that works on the run; the lock ends with that process
+    OUT/runs/RUN_ID/lease-N         of the N-th process that works on the run: who it is, and its heartbeat
 
 A row that `append` has returned for survives SIGKILL. A damaged file is set aside, never read past.
 """
 
 from harness.store.columns import flat, numbers_of, text_of
 from harness.store.damage import Damaged
-from harness.store.lock import Locked
+from harness.store.lease import Locked, Lost, holder
 from harness.store.output_folder import (
     Index,
     adopt,
@@ -38,6 +38,7 @@ __all__ = [
     "Damaged",
     "Index",
     "Locked",
+    "Lost",
     "Row",
     "RunDirectory",
     "State",
@@ -47,6 +48,7 @@ __all__ = [
     "encode_row",
     "flat",
     "folders",
+    "holder",
     "index",
     "index_row",
     "numbers_of",

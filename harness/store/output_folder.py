@@ -55,7 +55,7 @@ def adopt(run: RunDirectory, source: RunDirectory) -> None:
     """Take over a finished run of another output folder, whole or not at all."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = run.path.with_name(f".{run.run_id}.{uuid.uuid4().hex[:12]}.tmp")
-    shutil.copytree(source.path, temporary, ignore=shutil.ignore_patterns("*.lock", "damaged-*", TEMPORARY))
+    shutil.copytree(source.path, temporary, ignore=shutil.ignore_patterns("lease-*", "*.lock", "damaged-*", TEMPORARY))
     RunDirectory(temporary).rename_to(run.run_id)
     try:
         temporary.rename(run.path)

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from harness.config import RunConfig
 from harness.files import TEMPORARY, named, numbered, replacing, write_atomically
 from harness.outcome import Outcome
+from harness.store import lease
 from harness.store.damage import Damaged
-from harness.store.lock import held, is_held
 from harness.store.rows import Row, decode_row, encode_row, last_values, read_parquet, to_parquet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "finished", "failed"]
 FILES = ("timelines.npz", "outcome.json", "metrics.jsonl", "metrics.parquet", "checkpoint.pt", "config.json",
          "failure.json", "evaluations.json")  # fmt: skip
-"""Every file of a run, its lock apart."""
+"""Every file of a run, its lease apart."""
 EVALUATION = frozenset({"networks", "weights", "dataset", "protocol", "images", "paper"}) | {
     f"{which}_{what}" for which in ("top1", "top5") for what in ("error", "low", "high")
 }
@@ -58,26 +58,27 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the run until the block or the process ends, however it ends. Raises Locked if another process does."""
+        """Own the run until the block or the process ends, however it ends. Raises Locked if another process does.
+
+        Should another process take it over meanwhile, because nothing was heard of this one, what writes rows,
+        checkpoints and the outcome raises Lost.
+        """
         self._make()
-        with held(self.file("run.lock")):
+        with lease.held(self.path):
             yield
 
     def _make(self) -> None:
-        """Make the folder; what else stands in its place or in that of its lock is moved out of the way."""
+        """Make the folder; what else stands in its place is moved out of the way."""
         if os.path.lexists(self.path) and not self.path.is_dir():
             self.path.rename(numbered(self.path.with_name(f".{self.run_id}.damaged")))
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.file("run.lock")
-        if os.path.lexists(lock) and not lock.is_file():
-            lock.rename(numbered(self.file("run.lock.damaged")))
 
     def is_locked(self) -> bool:
         """Whether a living process works on this run."""
-        return is_held(self.file("run.lock"))
+        return lease.is_held(self.path)
 
     def state(self) -> State:
-        """finished (an outcome is there), failed, running (locked), or pending."""
+        """finished (an outcome is there), failed, running (held by a living process), or pending."""
         if self.file("outcome.json").exists():
             return "finished"
         if self.is_locked():
@@ -134,8 +135,9 @@ class RunDirectory:
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row, `step` and metrics by name. When this returns, the row survives the death of this process.
 
-        A line says whose it is, so that another run's rows are known as such.
+        A line says whose it is, so that another run's rows are known as such. Raises Lost.
         """
+        lease.check(self.path)
         data, path = encode_row({**row, "run_id": self.run_id}), self.file("metrics.jsonl")
         with named(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -234,8 +236,9 @@ class RunDirectory:
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint by `state`: nested mappings and lists of tensors and plain values, `step` among them.
 
-        The open rows that there are belong to it: `verify` holds them against it before the run continues.
+        The open rows that there are belong to it: `verify` holds them against it before the run continues. Raises Lost.
         """
+        lease.check(self.path)
         import torch
 
         with replacing(self.file("checkpoint.pt")) as file:
@@ -304,7 +307,8 @@ class RunDirectory:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def finish(self, outcome: Outcome) -> None:
-        """Seal the rows and write the outcome, which makes the run finished."""
+        """Seal the rows and write the outcome, which makes the run finished. Raises Lost."""
+        lease.check(self.path)
         rows = self.open_rows()
         sealed = to_parquet(rows)
         write_atomically(self.file("metrics.parquet"), sealed)
@@ -386,7 +390,7 @@ class RunDirectory:
         return folder
 
     def sweep_out(self) -> None:
-        """Remove what killed processes were writing. Only for the process that holds the lock."""
+        """Remove what killed processes were writing. Only for the process that owns the run."""
         for left in self.path.glob(TEMPORARY):
             left.unlink(missing_ok=True)
 

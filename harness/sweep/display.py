@@ -55,7 +55,7 @@ class SweepDisplay:
         """Take the report of a run."""
         for note in report.notes:
             self._say(f"{self.labels.get(report.run_id, report.run_id)}: {note}")
-        if report.state == "busy":
+        if not report.ended:
             return
         self.done[report.run_id] = report
         if report.state == "failed":

@@ -44,7 +44,7 @@ def inline(tasks: Sequence[Task], display: Display) -> None:
         task = queue.pop(0)
         display.started(1)
         report = work(task)
-        if report.state == "busy":
+        if not report.ended:
             queue.append(task)
             time.sleep(BUSY_PAUSE)
         display.ended(report)
@@ -93,7 +93,7 @@ def _drive(tasks: Sequence[Task], display: Display, schedule: Callable[[Task], F
             task = pending.pop(future)
             error = future.exception()
             report = future.result() if error is None else failed(RunDirectory(task.folder), _named(error))
-            if report.state == "busy":
+            if not report.ended:
                 time.sleep(BUSY_PAUSE)
                 pending[schedule(task)] = task
             display.ended(report)

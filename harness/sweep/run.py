@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from harness import store
+from harness import file_system, store
 from harness.config import RunConfig
 from harness.devices import visible_gpus
 from harness.files import explain_system
@@ -93,6 +93,8 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
             raise InputError([f"{source}: --reuse: {'not a' if source.exists() else 'no such'} folder"])
     check_inputs(sweep.configs)
     prepare(out, sweep)
+    if unsafe := file_system.warning(out):
+        console.print(shown(unsafe), soft_wrap=True)
     folders = store.folders(out, sweep.configs)
     labels = {config.run_id: label(config, sweep.varied) for config in sweep.configs}
     check_images(sweep.configs, folders)

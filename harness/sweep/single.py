@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.sweep.check import check_images, check_inputs
-from harness.sweep.executors import interruptible
+from harness.sweep.executors import BUSY_PAUSE, interruptible
 from harness.sweep.run import sweep_of
 from harness.sweep.work import Report, Task, work
 
@@ -84,12 +85,24 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     def show() -> Sequence[Sink]:
         return [_Show(config, console)]
 
+    task = Task(config, run.path, command, options)
     with interruptible(), _ranks(config):
-        report = work(Task(config, run.path, command, options), show)
+        report = work(task, show)
+        if report.state == "unsure" and distributed.world_size() == 1:
+            report = _await(report, task, show, console)
     if leads:
         store.write_index(out, sweep_of(out).configs)
         return _tell(report, console)
     return report.state == "failed"
+
+
+def _await(report: Report, task: Task, show: Callable[[], Sequence[Sink]], console: Console) -> Report:
+    """Ask again until the process on another machine that holds the run is known to live, or to be dead."""
+    console.print(shown(report.message))
+    while report.state == "unsure":
+        time.sleep(BUSY_PAUSE)
+        report = work(task, show)
+    return report
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from harness import distributed, store
 from harness.config import RunConfig
 from harness.files import explain_system
 from harness.outcome import Outcome
-from harness.store import Damaged, Locked, RunDirectory
+from harness.store import Damaged, Locked, Lost, RunDirectory
 
 if TYPE_CHECKING:
     from harness.sinks.sink import Sink
@@ -37,14 +37,20 @@ class Report:
     """How a task went.
 
     finished: with `outcome`; failed: with `message`, and the traceback in the run's folder; busy: another process
-    works on the run. notes: files that were found damaged.
+    works on the run; unsure: one of another machine, which may be dead, as will be known when it is asked for again.
+    notes: files that were found damaged.
     """
 
     run_id: str
-    state: Literal["finished", "failed", "busy"]
+    state: Literal["finished", "failed", "busy", "unsure"]
     message: str = ""
     outcome: Outcome | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is done with, well or badly."""
+        return self.state in ("finished", "failed")
 
 
 class Terminated(KeyboardInterrupt):
@@ -78,9 +84,13 @@ def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> 
                     raise
                 outcome = _train(task, run, extra_sinks)
             return Report(run.run_id, "finished", outcome=outcome, notes=tuple(notes))
+    except Lost as lost:
+        if distributed.world_size() > 1:  # the other ranks are in the middle of a step
+            raise
+        return Report(run.run_id, "busy", str(lost))
     except Locked as locked:
         distributed.agreed(False)
-        return Report(run.run_id, "busy", str(locked))
+        return Report(run.run_id, "busy" if locked.lives else "unsure", str(locked))
     except Terminated:
         if distributed.world_size() > 1:  # torchrun ends every rank when one of them ended
             failed(run, RuntimeError("torchrun ended the ranks, as it does when one of them has died"))
