@@ -28,6 +28,8 @@ MOST_DRAWN = 10_000_000
 """Steps of a schedule that are drawn."""
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
+_EXECUTOR_OPTIONS = ("workers", "per_gpu", "ray_address", "cpus_per_run", "gpus_per_run")
+
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 
@@ -126,9 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a W&B sweep configuration")
     sweep.add_argument("--out", type=Path, help="output folder (default: out/NAME_OF_FILE)")
-    sweep.add_argument("--executor", default="local", metavar="inline|local", help="default: %(default)s")
+    sweep.add_argument("--executor", default="local", metavar="inline|local|ray", help="default: %(default)s")
     sweep.add_argument("--workers", type=_count, metavar="N", help="worker processes (default: one a core)")
-    sweep.add_argument("--per-gpu", type=_count, metavar="N", help="workers on each GPU (default: 1)")
+    sweep.add_argument("--per-gpu", type=_count, metavar="N", help="local: workers on each GPU (default: 1)")
+    sweep.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="ray: of the cluster's head (default: RAY_ADDRESS, else one is started)",
+    )
+    sweep.add_argument("--cpus-per-run", type=_factor, metavar="X", help="ray: of a node's CPUs (default: 1)")
+    sweep.add_argument(
+        "--gpus-per-run", type=_share, metavar="X", help="ray: of a node's GPUs (default: 1 if there are)"
+    )
     sweep.add_argument("--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over finished runs")
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what each would train")
     _add_wandb(sweep)
@@ -245,6 +256,10 @@ def _pixels(text: str) -> int:
     return _count(text, MAX_IMAGE_SIZE)
 
 
+def _share(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _factor(text)
+
+
 def _factor(text: str) -> float:
     try:
         number = float(text)
@@ -272,19 +287,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from harness.patterns import suggestion
-    from harness.sweep.executors import EXECUTORS
+    from harness.sweep.executors.choice import choose
     from harness.sweep.run import Settings, dry_run, failure_table, read_sweep, run_sweep
 
-    if options.executor not in EXECUTORS:
-        raise InputError([f"--executor: {options.executor!r} is unknown{suggestion(options.executor, EXECUTORS)}"])
+    executor = choose(options.executor, {name: getattr(options, name) for name in _EXECUTOR_OPTIONS})
     sweep = read_sweep(options.file)
     if options.dry_run:
         console.print(dry_run(sweep))
         console.print(f"{len(sweep.configs)} runs")
         return DONE
     out = options.out or Path("out") / options.file.stem
-    settings = Settings(options.executor, options.workers, options.per_gpu, options.wandb, tuple(options.reuse))
+    settings = Settings(executor, options.wandb, tuple(options.reuse))
     failed = run_sweep(sweep, out, settings, _command(), console)
     if failed:
         console.print(failure_table(failed))

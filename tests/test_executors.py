@@ -16,7 +16,7 @@ import pytest
 from harness.devices import cpu_count, visible_gpus
 from harness.outcome import Detector
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors import _named, _slots_folder, _take_slot, worker_slots
+from harness.sweep.executors.local import _named, _slots_folder, _take_slot, worker_slots
 from harness.sweep.work import Report
 
 
@@ -81,7 +81,7 @@ def test_the_folder_of_slots_goes_with_its_sweep_and_takes_with_it_what_killed_s
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
-        "from harness.sweep.executors import _slots_folder\n"
+        "from harness.sweep.executors.local import _slots_folder\n"
         "with _slots_folder() as folder: print(folder, flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -102,7 +102,7 @@ def test_a_worker_whose_sweep_was_killed_while_it_started_ends(tmp_path: Path) -
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import os, sys, time\n"
-        "from harness.sweep.executors import _start_worker\n"
+        "from harness.sweep.executors.local import _start_worker\n"
         "parent = int(sys.argv[1])\n"
         "while os.getppid() == parent: time.sleep(0.01)\n"
         "_start_worker(sys.argv[2], (None,), parent)\n"
@@ -141,8 +141,7 @@ def test_the_end_that_a_launcher_asks_for_waits_until_a_failure_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.store import RunDirectory
-    from harness.sweep.executors import interruptible
-    from harness.sweep.work import Terminated, failed
+    from harness.sweep.work import Terminated, failed, interruptible
 
     record = RunDirectory.fail
 

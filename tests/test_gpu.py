@@ -19,6 +19,7 @@ from harness.probes import observe
 from harness.probes.curvature import sharpness
 from harness.probes.prepool import PrePool
 from harness.store import RunDirectory
+from harness.sweep.executors.local import Local
 from harness.sweep.run import Settings, read_sweep, run_sweep
 from harness.training.train import train
 from harness.training.trainer import Trainer
@@ -211,7 +212,7 @@ def test_the_sharpness_is_that_of_the_cpu(device: torch.device, exactly: None) -
 def test_workers_that_share_a_device_finish_a_sweep(tmp_path: Path, device: torch.device) -> None:
     file = tiny_sweep(tmp_path)
     file.write_text(file.read_text().replace("device: {value: cpu}", f"device: {{value: {device.type}}}"))
-    settings = Settings("local", None if device.type == "cuda" else 2, 2 if device.type == "cuda" else None, "disabled")
+    settings = Settings(Local(per_gpu=2) if device.type == "cuda" else Local(workers=2), "disabled")
     assert not run_sweep(read_sweep(file), tmp_path / "out", settings, "test", Console(file=io.StringIO()))
     runs = list(store.runs(tmp_path / "out"))
     assert len(runs) == 4 and {run.state() for run in runs} == {"finished"}

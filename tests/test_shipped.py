@@ -25,7 +25,7 @@ def test_quickstart_trains_the_shipped_sweep_and_draws_its_report(
     monkeypatch.chdir(tmp_path)
     sweep = tiny_sweep(tmp_path)
     monkeypatch.setattr(shipped, "quickstart", lambda: sweep)
-    monkeypatch.setattr("harness.sweep.executors.cpu_count", lambda: 1)  # one worker process to start
+    monkeypatch.setattr("harness.sweep.executors.local.cpu_count", lambda: 1)  # one worker process to start
     assert main(["quickstart", "--dry-run"]) == 0
     assert "4 runs" in capsys.readouterr().out and not Path("out").exists()
     assert main(["quickstart"]) == 0

@@ -63,15 +63,16 @@ def memory_need(config: RunConfig) -> Need:
     return Need(4 * copies * size.parameters, pending, batch, curvature, 4 * images)
 
 
-def check_inputs(configs: Sequence[RunConfig]) -> None:
-    """Raise InputError when a run cannot be done on this machine: images, weights, GPU or memory that are not there.
+def check_inputs(configs: Sequence[RunConfig], here: bool = True) -> None:
+    """Raise InputError when a run cannot be done: images, weights, GPU or memory that are not there.
 
+    here: on this machine; else on another one that shares its files, of whose GPUs and memory nothing is known.
     Imports torch only where a file of weights, or a GPU that may be there, is asked for.
     """
     for data in dict.fromkeys(config.data for config in configs):
         check_data(data)
-    problems = [*_check_device(configs), *_check_lengths(configs)]
-    problems = problems or list(_check_memory(configs)) or list(_check_weights(configs))
+    problems = [*(_check_device(configs) if here else ()), *_check_lengths(configs)]
+    problems = problems or (list(_check_memory(configs)) if here else []) or list(_check_weights(configs))
     if problems:
         raise InputError(problems)
 

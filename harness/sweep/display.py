@@ -54,21 +54,22 @@ class SweepDisplay:
     def ended(self, report: Report) -> None:
         """Take the report of a run."""
         for note in report.notes:
-            self._say(f"{self.labels.get(report.run_id, report.run_id)}: {note}")
+            self.say(f"{self.labels.get(report.run_id, report.run_id)}: {note}")
         if not report.ended:
             return
         self.done[report.run_id] = report
         if report.state == "failed":
-            self._say(f"failed: {report.run_id} {self.labels.get(report.run_id, '')}: {report.message}")
+            self.say(f"failed: {report.run_id} {self.labels.get(report.run_id, '')}: {report.message}")
         if self._live is None and len(self.done) == self.total - self.found:
             self._line()
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Show a line of text."""
         self.console.print(shown(text), soft_wrap=True)
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
-        self._say(self.text())
+        self.say(self.text())
 
     @property
     def failed(self) -> list[Report]:

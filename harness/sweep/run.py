@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from harness import file_system, store
 from harness.config import RunConfig
-from harness.devices import visible_gpus
 from harness.files import explain_system
 from harness.located import InputError, read_text
 from harness.plain import shown
@@ -20,20 +18,17 @@ from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.store import Damaged, RunDirectory
 from harness.sweep.check import check_images, check_inputs
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors import inline, interruptible, local, worker_slots
+from harness.sweep.executors import Executor
+from harness.sweep.executors.local import Local
 from harness.sweep.expand import Sweep, cell, expand, get_field
-from harness.sweep.work import Report, Task, same_images
-
-ExecutorName = Literal["inline", "local"]
+from harness.sweep.work import Report, Task, interruptible, same_images
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a sweep is done: none of it changes a result."""
 
-    executor: ExecutorName = "local"
-    workers: int | None = None
-    per_gpu: int | None = None
+    executor: Executor = field(default_factory=Local)
     wandb: WandbMode = "offline"
     reuse: tuple[Path, ...] = ()
 
@@ -91,7 +86,7 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     for source in settings.reuse:
         if not source.is_dir():
             raise InputError([f"{source}: --reuse: {'not a' if source.exists() else 'no such'} folder"])
-    check_inputs(sweep.configs)
+    check_inputs(sweep.configs, settings.executor.here)
     prepare(out, sweep)
     if unsafe := file_system.warning(out):
         console.print(shown(unsafe), soft_wrap=True)
@@ -102,12 +97,6 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
     if taken:
         console.print(f"{taken} finished runs taken over", highlight=False)
     left = [config for config in sweep.configs if not _finished(folders[config.run_id])]
-    slots = worker_slots(
-        _device(sweep.configs),
-        settings.workers,
-        settings.per_gpu,
-        visible_gpus() if settings.executor == "local" else [],
-    )
     found = len(sweep.configs) - len(left)
     console.print(shown(f"{sweep.name}: {len(sweep.configs)} runs, {found} finished before, in {out}"))
     tasks = [
@@ -115,10 +104,8 @@ def run_sweep(sweep: Sweep, out: Path, settings: Settings, command: str, console
         for config in left
     ]
     with SweepDisplay(len(sweep.configs), found, labels, console) as display, interruptible():
-        if tasks and settings.executor == "inline":
-            inline(tasks, display)
-        elif tasks:
-            local(tasks, display, slots)
+        if tasks:
+            settings.executor.run(tasks, display)
     store.write_index(out, sweep.configs)
     return display.failed
 
@@ -144,12 +131,6 @@ def _take_over(configs: Iterable[RunConfig], folders: dict[str, RunDirectory], s
     return count
 
 
-def _device(configs: Sequence[RunConfig]) -> str:
-    """The one device that the runs ask for; runs that ask for several share the workers of `auto`."""
-    named = {config.compute.device for config in configs}
-    return named.pop() if len(named) == 1 else "auto"
-
-
 def wandb_options(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -> WandbOptions | None:
     """How a run of a sweep appears in wandb, grouped with the other seeds of its grid cell; None when disabled."""
     if mode == "disabled":
@@ -164,10 +145,10 @@ def dry_run(sweep: Sweep) -> Table:
     fields = [field for field in sweep.varied if field != "seed"]
     table = Table(box=None)
     table.add_column("run", no_wrap=True)
-    for heading in (*(field.split(".", 1)[-1] for field in fields), "seed", "trains"):
+    for heading in (*(name.split(".", 1)[-1] for name in fields), "seed", "trains"):
         table.add_column(heading)
     for config in sweep.configs:
-        values = [show(get_field(config, field)) for field in fields]
+        values = [show(get_field(config, name)) for name in fields]
         repeats = show(config.model.repeats) if config.model.repeats else ""
         length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
         images = f"{config.data.name} {config.data.image_size}x{config.data.image_size}, batch {config.data.batch_size}"

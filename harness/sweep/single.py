@@ -20,9 +20,9 @@ from harness.plain import shown
 from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.sweep.check import check_images, check_inputs
-from harness.sweep.executors import BUSY_PAUSE, interruptible
+from harness.sweep.executors import BUSY_PAUSE
 from harness.sweep.run import sweep_of
-from harness.sweep.work import Report, Task, work
+from harness.sweep.work import Report, Task, interruptible, work
 
 PLAIN_ROWS = 10
 """Without a terminal, every tenth row is printed."""

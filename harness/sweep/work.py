@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -55,6 +55,26 @@ class Report:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the end that a scheduler or a launcher asks for."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a scheduler's polite end stops the workers too."""
+
+    def interrupt(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def device_of(tasks: Iterable[Task]) -> str:
+    """The one device that runs ask for; runs that ask for several share the workers of `auto`."""
+    named = {task.config.compute.device for task in tasks}
+    return named.pop() if len(named) == 1 else "auto"
 
 
 def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> Report:

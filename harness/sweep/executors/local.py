@@ -1,4 +1,4 @@
-"""Executors: each maps tasks to calls of the same function, `work`. Truth is on disk."""
+"""The executor `local`: worker processes on this machine, which stay alive between runs."""
 
 from __future__ import annotations
 
@@ -14,68 +14,52 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, ClassVar
 
-from harness.devices import cpu_count
+from harness.devices import cpu_count, visible_gpus
 from harness.files import named
 from harness.store import RunDirectory
-from harness.sweep.work import Report, Task, Terminated, failed, work
-
-EXECUTORS = ("inline", "local")
-BUSY_PAUSE = 1.0
-"""Seconds before a run that another process works on is asked for again."""
+from harness.sweep.executors.protocol import BUSY_PAUSE, Display
+from harness.sweep.work import Report, Task, device_of, failed, work
 
 
-class Display(Protocol):
-    """Shows how a sweep goes."""
+@dataclass(frozen=True)
+class Local:
+    """Does the runs in worker processes that stay alive between runs.
 
-    def started(self, running: int) -> None:
-        """Take the number of runs that are being worked on now."""
-
-    def ended(self, report: Report) -> None:
-        """Take the report of a run."""
-
-
-def inline(tasks: Sequence[Task], display: Display) -> None:
-    """Do one run after the other in this process."""
-    queue = list(tasks)
-    while queue:
-        task = queue.pop(0)
-        display.started(1)
-        report = work(task)
-        if not report.ended:
-            queue.append(task)
-            time.sleep(BUSY_PAUSE)
-        display.ended(report)
-
-
-def local(tasks: Sequence[Task], display: Display, slots: Sequence[str | None]) -> None:
-    """Do the runs in worker processes that stay alive between runs, one for each slot.
-
-    A slot is the CUDA_VISIBLE_DEVICES of its worker, None to leave it as it is. A worker that is killed fails its own
-    run only, and another takes its slot.
+    A worker that is killed fails its own run only, and another takes its slot. workers: by default one a core, or on
+    GPUs `per_gpu` each.
     """
-    from pebble import ProcessPool
 
-    with _slots_folder() as folder:
-        pool = ProcessPool(
-            max_workers=min(len(slots), len(tasks)),
-            initializer=_start_worker,
-            initargs=(str(folder), tuple(slots), os.getpid()),
-            context=_spawn(),
-        )
-        try:
-            _drive(tasks, display, lambda task: pool.schedule(_work_in_worker, (task,)))
-            pool.close()
-        except BaseException:
-            pool.stop()
-            raise
-        finally:
-            pool.join()
+    workers: int | None = None
+    per_gpu: int | None = None
+    here: ClassVar[bool] = True
+
+    def run(self, tasks: Sequence[Task], display: Display) -> None:
+        """See `Executor.run`."""
+        from pebble import ProcessPool
+
+        slots = worker_slots(device_of(tasks), self.workers, self.per_gpu, visible_gpus())
+        with _slots_folder() as folder:
+            pool = ProcessPool(
+                max_workers=min(len(slots), len(tasks)),
+                initializer=_start_worker,
+                initargs=(str(folder), tuple(slots), os.getpid()),
+                context=_spawn(),
+            )
+            try:
+                _drive(tasks, display, lambda task: pool.schedule(work_in_worker, (task,)))
+                pool.close()
+            except BaseException:
+                pool.stop()
+                raise
+            finally:
+                pool.join()
 
 
-def _work_in_worker(task: Task) -> Report:
+def work_in_worker(task: Task) -> Report:
     """Do a run in a worker that stays alive, and give its memory back to the system before the next one."""
     report = work(task)
     gc.collect()
@@ -174,17 +158,3 @@ def worker_slots(device: str, workers: int | None, per_gpu: int | None, gpus: Se
         return [None] * (workers or cpu_count())
     slots: list[str | None] = [gpu for _ in range(per_gpu or 1) for gpu in gpus]
     return slots[:workers] if workers else slots
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a scheduler's polite end stops the workers too."""
-
-    def interrupt(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
