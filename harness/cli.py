@@ -28,7 +28,10 @@ MOST_DRAWN = 10_000_000
 """Steps of a schedule that are drawn."""
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
-_EXECUTOR_OPTIONS = ("workers", "per_gpu", "ray_address", "cpus_per_run", "gpus_per_run")
+_EXECUTOR_OPTIONS = (
+    "workers", "per_gpu", "ray_address", "cpus_per_run", "gpus_per_run", "partition", "time", "array_parallelism",
+    "slurm", "detach", "cancel",
+)  # fmt: skip
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
@@ -128,18 +131,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a W&B sweep configuration")
     sweep.add_argument("--out", type=Path, help="output folder (default: out/NAME_OF_FILE)")
-    sweep.add_argument("--executor", default="local", metavar="inline|local|ray", help="default: %(default)s")
-    sweep.add_argument("--workers", type=_count, metavar="N", help="worker processes (default: one a core)")
+    sweep.add_argument("--executor", default="local", metavar="inline|local|ray|slurm", help="default: %(default)s")
+    sweep.add_argument("--workers", type=_count, metavar="N", help="worker processes, Slurm jobs (default: one a core)")
     sweep.add_argument("--per-gpu", type=_count, metavar="N", help="local: workers on each GPU (default: 1)")
     sweep.add_argument(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="ray: of the cluster's head (default: RAY_ADDRESS, else one is started)",
+        "--ray-address", metavar="HOST:PORT", help="ray: the head (default: RAY_ADDRESS, else starts one)"
     )
-    sweep.add_argument("--cpus-per-run", type=_factor, metavar="X", help="ray: of a node's CPUs (default: 1)")
-    sweep.add_argument(
-        "--gpus-per-run", type=_share, metavar="X", help="ray: of a node's GPUs (default: 1 if there are)"
-    )
+    sweep.add_argument("--cpus-per-run", type=_factor, metavar="X", help="ray, slurm: CPUs of a run (default: 1)")
+    sweep.add_argument("--gpus-per-run", type=_share, metavar="X", help="ray, slurm: its GPUs (ray: 1, if any)")
+    sweep.add_argument("--partition", metavar="NAME", help="slurm: where jobs run (default: the cluster's)")
+    sweep.add_argument("--time", metavar="LIMIT", help="slurm: a job's, after which it queues again (default: 1:00:00)")
+    sweep.add_argument("--array-parallelism", type=_count, metavar="N", help="slurm: jobs that run at once")
+    sweep.add_argument("--slurm", type=_setting, action="append", metavar="KEY=VALUE", help="slurm: options of sbatch")
+    sweep.add_argument("--detach", action="store_const", const=True, help="slurm: do not wait for the jobs")
+    sweep.add_argument("--cancel", action="store_const", const=True, help="slurm: Ctrl-C ends the jobs")
     sweep.add_argument("--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over finished runs")
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what each would train")
     _add_wandb(sweep)
@@ -256,6 +261,13 @@ def _pixels(text: str) -> int:
     return _count(text, MAX_IMAGE_SIZE)
 
 
+def _setting(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip("- "):
+        raise argparse.ArgumentTypeError(f"found {shortened(text)}; expected KEY=VALUE, as in qos=long")
+    return key.strip("- "), value.strip()
+
+
 def _share(text: str) -> float:
     return 0.0 if text.strip() in ("0", "0.0") else _factor(text)
 
@@ -290,7 +302,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from harness.sweep.executors.choice import choose
     from harness.sweep.run import Settings, dry_run, failure_table, read_sweep, run_sweep
 
-    executor = choose(options.executor, {name: getattr(options, name) for name in _EXECUTOR_OPTIONS})
+    said = {name: getattr(options, name) for name in _EXECUTOR_OPTIONS}
+    said["slurm"] = dict(options.slurm) if options.slurm else None
+    executor = choose(options.executor, said)
     sweep = read_sweep(options.file)
     if options.dry_run:
         console.print(dry_run(sweep))

@@ -15,17 +15,22 @@ from harness import store
 from harness.config import RunConfig
 from harness.located import InputError
 from harness.plain import shown
+from harness.sweep.executors import slurm
 
 
 @dataclass(frozen=True)
 class Status:
-    """Counts of runs by state and by outcome, the failures with their reasons, and damaged runs."""
+    """Counts of runs by state and by outcome, the failures with their reasons, damaged runs, and Slurm's jobs.
+
+    jobs: those of the folder that are queued or run, counted by state and reason, or node.
+    """
 
     out: Path
     states: Mapping[str, int]
     outcomes: Mapping[str, int]
     failures: Mapping[str, str]
     damaged: tuple[str, ...]
+    jobs: Mapping[str, int]
 
     @property
     def done(self) -> bool:
@@ -40,6 +45,7 @@ class Status:
             "outcomes": dict(self.outcomes),
             "failures": dict(self.failures),
             "damaged": list(self.damaged),
+            "jobs": dict(self.jobs),
         }
 
 
@@ -58,6 +64,7 @@ def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
         outcomes=dict(sorted(Counter(row["outcome"] for row in rows if row["outcome"]).items())),
         failures={row["run_id"]: row["failure"] for row in rows if row["state"] == "failed"},
         damaged=tuple(str(error) for error in found.damaged),
+        jobs=Counter(f"{job.state} {job.node or job.reason}" for job in slurm.jobs(*slurm.submitted(out))),
     )
 
 
@@ -69,4 +76,6 @@ def status_table(status: Status) -> RenderableType:
     parts: list[RenderableType] = [table]
     parts += [shown(f"failed: {run_id}: {reason}") for run_id, reason in status.failures.items()]
     parts += map(shown, status.damaged)
+    if status.jobs:
+        parts.append(shown("Slurm's jobs: " + ", ".join(f"{count} {what}" for what, count in status.jobs.items())))
     return Group(*parts)

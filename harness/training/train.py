@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness import distributed
+from harness import distributed, stop
 from harness.config import RunConfig
 from harness.data.dataset import Dataset, load_dataset
 from harness.devices import pick_device
@@ -31,7 +31,7 @@ def train(config: RunConfig, run: RunDirectory, mirrors: Callable[[], Sequence[S
 
     `mirrors` makes further sinks once the run is ready. Step s of a row means: after s updates of the weights. Under
     torchrun every rank calls this; each trains on its part of the batch, and only rank 0 writes.
-    Raises Damaged for a checkpoint, or rows after it, that cannot be used.
+    Raises Damaged for a checkpoint, or rows after it, that cannot be used; Stopped when asked to stop (`harness.stop`).
     """
     torch.set_num_threads(config.compute.threads)
     device = pick_device(config.compute.device)
@@ -81,6 +81,9 @@ def train_steps(trainer: Trainer, data: Dataset, run: RunDirectory, sinks: Seque
                 step = trainer.step
                 if step % config.compute.checkpoint_every == 0 and step > resumed_at:
                     save(run, trainer)
+                if stop.asked() and distributed.world_size() == 1:  # ranks would stop at different steps
+                    save(run, trainer)
+                    raise stop.Stopped
                 check, row = monitor.due(step), recorder.due(step)
                 if check or row:
                     prepool.arm(histogram=row and recorder.wants_histogram)

@@ -12,6 +12,7 @@ from harness.sweep.executors.inline import Inline
 from harness.sweep.executors.local import Local
 from harness.sweep.executors.protocol import Executor
 from harness.sweep.executors.ray import Ray
+from harness.sweep.executors.slurm import Slurm
 
 
 def _ray(**options: Any) -> Ray:
@@ -28,6 +29,20 @@ EXECUTORS: Mapping[str, tuple[Callable[..., Executor], Mapping[str, str]]] = {
             "ray_address": "address",
             "cpus_per_run": "cpus_per_run",
             "gpus_per_run": "gpus_per_run",
+        },
+    ),
+    "slurm": (
+        Slurm,
+        {
+            "workers": "workers",
+            "partition": "partition",
+            "time": "time",
+            "cpus_per_run": "cpus_per_run",
+            "gpus_per_run": "gpus_per_run",
+            "array_parallelism": "array_parallelism",
+            "slurm": "more",
+            "detach": "detach",
+            "cancel": "cancel",
         },
     ),
 }
