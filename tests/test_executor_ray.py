@@ -183,7 +183,10 @@ def test_ray_that_is_not_installed_is_named_with_its_extra(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--executor", "inline", "--workers", "2"], "--workers: nothing to --executor inline; it is for local, ray"),
+        (
+            ["--executor", "inline", "--workers", "2"],
+            "--workers: nothing to --executor inline; it is for local, ray, slurm",
+        ),
         (["--ray-address", "127.0.0.1:6379"], "--ray-address: nothing to --executor local; it is for ray"),
         (["--executor", "ray", "--per-gpu", "2"], "--per-gpu: nothing to --executor ray; it is for local"),
     ],

@@ -8,16 +8,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import psutil
 import pytest
+import torch
 
-from harness.devices import cpu_count, visible_gpus
+from harness.devices import Gpu, cpu_count
+from harness.located import InputError
 from harness.outcome import Detector
+from harness.store import RunDirectory
+from harness.sweep.check import memory_need
 from harness.sweep.display import SweepDisplay
-from harness.sweep.executors.local import _named, _slots_folder, _take_slot, worker_slots
-from harness.sweep.work import Report
+from harness.sweep.executors.local import _drive, _named, _slots_folder, _take_slot, check_gpu_memory, worker_slots
+from harness.sweep.work import Report, Task, failed
+from tests.runs import tiny
 
 
 def test_cpu_workers_are_one_a_core_unless_said_otherwise() -> None:
@@ -29,16 +37,6 @@ def test_each_gpu_takes_its_number_of_workers_in_turn() -> None:
     assert worker_slots("auto", None, None, ["0", "1"]) == ["0", "1"]
     assert worker_slots("cuda", None, 2, ["0", "1"]) == ["0", "1", "0", "1"]
     assert worker_slots("auto", 3, 2, ["0", "1"]) == ["0", "1", "0"]
-
-
-@pytest.mark.parametrize(
-    ("value", "gpus"), [("0,2", ["0", "2"]), ("GPU-8f2, GPU-9a1", ["GPU-8f2", "GPU-9a1"]), ("", []), ("-1", [])]
-)
-def test_visible_gpus_are_those_that_cuda_would_show(
-    monkeypatch: pytest.MonkeyPatch, value: str, gpus: list[str]
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert visible_gpus() == gpus
 
 
 def test_workers_take_different_slots_and_a_dead_workers_slot_is_free_again(tmp_path: Path) -> None:
@@ -154,3 +152,59 @@ def test_the_end_that_a_launcher_asks_for_waits_until_a_failure_is_recorded(
     with interruptible(), pytest.raises(Terminated):
         failed(run, RuntimeError("a peer has died"))
     assert run.failure() == "RuntimeError: a peer has died"
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+class Fates:
+    """Stands for the pool: a run ends as its next fate says, well if it has none."""
+
+    def __init__(self, fates: dict[str, list[str]]) -> None:
+        self.fates = fates
+
+    def schedule(self, task: Task) -> Future[Report]:
+        run_id, future = task.config.run_id, Future[Report]()
+        fate = self.fates[run_id].pop(0) if self.fates.get(run_id) else "finished"
+        state: Literal["finished", "failed"] = "finished" if fate == "finished" else "failed"
+        future.set_result(Report(run_id, state, fate, out_of_memory=fate == "out of memory"))
+        return future
+
+
+@pytest.mark.parametrize("fates", [["out of memory", "finished"], ["out of memory", "out of memory"]])
+def test_a_run_that_finds_no_memory_is_tried_once_more(fates: list[str]) -> None:
+    tasks = [Task(tiny(seed=seed), Path("nowhere"), "test", None) for seed in range(3)]
+    pool, told = Fates({tasks[0].config.run_id: list(fates)}), list[Report]()
+    display = SimpleNamespace(started=lambda running: None, ended=told.append, say=lambda text: None)
+    without = _drive(tasks, display, pool.schedule)
+    assert without == tasks[:1]
+    assert sorted(report.run_id for report in told) == sorted(task.config.run_id for task in tasks[1:])
+    assert _drive(without, display, pool.schedule, again=False) == []
+    assert told[-1].state == ("finished" if fates[1] == "finished" else "failed")
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "lacked"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:120] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_errors_of_memory_are_known_as_such(error: Exception, lacked: bool, tmp_path: Path) -> None:
+    assert failed(RunDirectory(tmp_path / "run"), error).out_of_memory is lacked
+
+
+def test_a_second_worker_on_a_gpu_needs_room_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [Task(tiny(), Path("nowhere"), "test", None)]
+    need = memory_need(tasks[0].config).total
+    card = Gpu("0", "GPU-3a1c", "a card", 0.0, 0, int(2.5 * need))
+    monkeypatch.setattr("harness.sweep.executors.local.gpus", lambda: [card])
+    for slots in (["0"], ["0", "0"], ["GPU-3a1c", "GPU-3a1c"], ["MIG-1", "MIG-1", "MIG-1"], [None] * 9):
+        check_gpu_memory(slots, tasks)
+    with pytest.raises(
+        InputError, match=r"--per-gpu: 3 runs of at least .* MB each do not fit into .* of GPU 0 \(a card\)"
+    ):
+        check_gpu_memory(["0", "0", "0"], tasks)

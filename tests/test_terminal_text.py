@@ -13,7 +13,7 @@ from harness.cli import _parse, main
 from harness.plain import plain, shown
 from harness.sweep.display import SweepDisplay
 from harness.sweep.run import failure_table
-from harness.sweep.status import Status, status_table
+from harness.sweep.status import GpuUse, Status, status_table
 from harness.sweep.work import Report
 from tests.runs import tiny_sweep
 
@@ -35,14 +35,16 @@ INLINE = ["--executor", "inline", "--wandb", "disabled"]
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_from_outside_is_shown_letter_by_letter(text: str) -> None:
     console = Console(width=300, force_terminal=False, highlight=True)
-    status = Status(Path(f"/{text}"), {"failed": 1}, {}, {"run": text}, (text,), {text: 1})
+    status = Status(
+        Path(f"/{text}"), {"failed": 1}, {}, {"run": text}, (text,), {text: 1}, (GpuUse(text, text, 0.5, 1, 2, 3),)
+    )
     with console.capture() as captured:
         console.print(shown(text))
         console.print(failure_table([Report("run", "failed", text)]))
         console.print(status_table(status))
         SweepDisplay(1, 0, {"run": text}, console).ended(Report("run", "failed", f"because {text}", notes=(text,)))
     printed = captured.get()
-    assert printed.count(plain(text)) >= 8
+    assert printed.count(plain(text)) >= 10
     assert all(line.isprintable() for line in printed.splitlines())
 
 
@@ -114,11 +116,11 @@ def test_output_that_cannot_be_written_is_lost_without_a_traceback(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">&-", "<&- >&- 2>&-", ">/dev/full", "| head -1"])
-@pytest.mark.parametrize("executor", ["inline", "local"])
+@pytest.mark.parametrize("executor", ["inline", "local --workers 1"])
 def test_no_run_is_lost_with_its_output(redirection: str, executor: str, tmp_path: Path) -> None:
     file = tiny_sweep(tmp_path, steps=2)
     file.write_text("run_cap: 2\n" + file.read_text())
-    done = shell(f"sweep tiny.yaml --out out --workers 1 --executor {executor} {redirection}", tmp_path)
+    done = shell(f"sweep tiny.yaml --out out --executor {executor} {redirection}", tmp_path)
     assert "Traceback" not in done.stderr
     assert [run.state() for run in store.runs(tmp_path / "out")] == ["finished"] * 2
     for run in store.runs(tmp_path / "out"):  # no file took the place of standard output

@@ -236,5 +236,8 @@ class ComputeConfig(Strict):
     """`auto` takes the GPU if there is one."""
     threads: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
     """CPU threads of this run. Results are bitwise repeatable at an equal number only."""
+    processes: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Processes that share each batch of this run (data-parallel, by torch's launcher; a GPU each where there are any).
+    Each normalises its part alone unless `train.sync_batch_norm` is set: results depend on their number."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints."""

@@ -52,7 +52,7 @@ def memory_need(config: RunConfig) -> Need:
     images = 0
     if data.name in ("digits", "synthetic"):  # a quarter as many are held out
         images = count_training_images(data) * 5 // 4 * 3 * data.image_size**2
-    share = data.batch_size / distributed.world_size()
+    share = data.batch_size / max(distributed.world_size(), config.compute.processes)
     batch = share * (size.activations * width + 4 * 3 * data.image_size**2)
     pending = 4 * (config.optim.replicas - 1) * size.parameters
     curvature = 0.0
@@ -71,7 +71,7 @@ def check_inputs(configs: Sequence[RunConfig], here: bool = True) -> None:
     """
     for data in dict.fromkeys(config.data for config in configs):
         check_data(data)
-    problems = [*(_check_device(configs) if here else ()), *_check_lengths(configs)]
+    problems = [*(_check_device(configs) if here else ()), *_check_lengths(configs), *_check_processes(configs)]
     problems = problems or (list(_check_memory(configs)) if here else []) or list(_check_weights(configs))
     if problems:
         raise InputError(problems)
@@ -125,6 +125,16 @@ def _check_lengths(configs: Iterable[RunConfig]) -> Iterator[str]:
             steps = epochs * (count_training_images(config.data) // config.data.batch_size)
             if warmup >= steps:
                 yield f"optim.warmup.steps: {warmup} is not below the {steps} steps of {epochs} epochs"
+
+
+def _check_processes(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """Numbers of processes that do not share the batch evenly, or are not those of the launcher around this one."""
+    world = distributed.world_size()
+    for batch, asked in dict.fromkeys((config.data.batch_size, config.compute.processes) for config in configs):
+        if world > 1 and asked not in (1, world):
+            yield f"compute.processes: {asked}, but this is one of {world} processes of torchrun's; leave it out"
+        elif batch % max(world, asked):
+            yield f"data.batch_size: {batch} is not a multiple of the {max(world, asked)} processes"
 
 
 def _check_memory(configs: Iterable[RunConfig]) -> Iterator[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from harness.sinks.sink import Histogram, Sink
 from harness.sinks.wandb import WandbMode, WandbOptions, project
 from harness.sweep.check import check_images, check_inputs
 from harness.sweep.executors import BUSY_PAUSE
+from harness.sweep.ranks import joined
 from harness.sweep.run import sweep_of
 from harness.sweep.work import Report, Task, interruptible, work
 
@@ -65,10 +65,6 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     """
     config = resolve(settings)
     check_inputs([config])
-    if config.data.batch_size % distributed.world_size():
-        raise InputError(
-            [f"data.batch_size: {config.data.batch_size} is not a multiple of the {distributed.world_size()} processes"]
-        )
     leads = distributed.rank() == 0
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -86,7 +82,7 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
         return [_Show(config, console)]
 
     task = Task(config, run.path, command, options)
-    with interruptible(), _ranks(config):
+    with interruptible(), joined(config):
         report = work(task, show)
         if report.state == "unsure" and distributed.world_size() == 1:
             report = _await(report, task, show, console)
@@ -103,18 +99,6 @@ def _await(report: Report, task: Task, show: Callable[[], Sequence[Sink]], conso
         time.sleep(BUSY_PAUSE)
         report = work(task, show)
     return report
-
-
-@contextmanager
-def _ranks(config: RunConfig) -> Iterator[None]:
-    """Join the other ranks, if there are any."""
-    if distributed.world_size() == 1:
-        yield
-        return
-    from harness.devices import pick_device
-
-    with distributed.joined(pick_device(config.compute.device)):
-        yield
 
 
 def _tell(report: Report, console: Console) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,29 @@ from rich.table import Table
 
 from harness import store
 from harness.config import RunConfig
+from harness.devices import gpus
 from harness.located import InputError
 from harness.plain import shown
 from harness.sweep.executors import slurm
 
 
 @dataclass(frozen=True)
+class GpuUse:
+    """A GPU of this machine: share of time that it works, None if unknown; bytes of memory in use and in all; runs."""
+
+    index: str
+    name: str
+    busy: float | None
+    used: int
+    memory: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Status:
     """Counts of runs by state and by outcome, the failures with their reasons, damaged runs, and Slurm's jobs.
 
-    jobs: those of the folder that are queued or run, counted by state and reason, or node.
+    jobs: those of the folder that are queued or run, counted by state and reason, or node. gpus: this machine's.
     """
 
     out: Path
@@ -31,6 +46,7 @@ class Status:
     failures: Mapping[str, str]
     damaged: tuple[str, ...]
     jobs: Mapping[str, int]
+    gpus: tuple[GpuUse, ...]
 
     @property
     def done(self) -> bool:
@@ -46,6 +62,7 @@ class Status:
             "failures": dict(self.failures),
             "damaged": list(self.damaged),
             "jobs": dict(self.jobs),
+            "gpus": [asdict(gpu) for gpu in self.gpus],
         }
 
 
@@ -65,6 +82,20 @@ def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
         failures={row["run_id"]: row["failure"] for row in rows if row["state"] == "failed"},
         damaged=tuple(str(error) for error in found.damaged),
         jobs=Counter(f"{job.state} {job.node or job.reason}" for job in slurm.jobs(*slurm.submitted(out))),
+        gpus=_gpus(out, [row["run_id"] for row in rows if row["state"] == "running"]),
+    )
+
+
+def _gpus(out: Path, running: Iterable[str]) -> tuple[GpuUse, ...]:
+    found = gpus()
+    used = Counter[str]()
+    for run_id in running if found else ():
+        with contextlib.suppress(store.Damaged):
+            origin = store.RunDirectory(out / "runs" / run_id).provenance()
+            if origin.get("host") == socket.gethostname():
+                used.update(str(origin.get("gpu", "")).split(","))
+    return tuple(
+        GpuUse(gpu.index, gpu.name, gpu.busy, gpu.used, gpu.memory, used[gpu.index] + used[gpu.uuid]) for gpu in found
     )
 
 
@@ -78,4 +109,11 @@ def status_table(status: Status) -> RenderableType:
     parts += map(shown, status.damaged)
     if status.jobs:
         parts.append(shown("Slurm's jobs: " + ", ".join(f"{count} {what}" for what, count in status.jobs.items())))
+    if status.gpus:
+        table = Table("GPU", "name", "busy", "memory", "runs", box=None)
+        for gpu in status.gpus:
+            memory = f"{gpu.used / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB"
+            busy = "" if gpu.busy is None else f"{gpu.busy:.0%}"
+            table.add_row(shown(gpu.index), shown(gpu.name), busy, memory, str(gpu.runs))
+        parts.append(table)
     return Group(*parts)

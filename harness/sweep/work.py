@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import traceback
@@ -16,6 +17,7 @@ from harness.config import RunConfig
 from harness.files import explain_system
 from harness.outcome import Outcome
 from harness.store import Damaged, Locked, Lost, RunDirectory
+from harness.sweep.ranks import launch
 
 if TYPE_CHECKING:
     from harness.sinks.sink import Sink
@@ -38,7 +40,7 @@ class Report:
 
     finished: with `outcome`; failed: with `message`, and the traceback in the run's folder; busy: another process
     works on the run; unsure: one of another machine, which may be dead, as will be known when it is asked for again.
-    notes: files that were found damaged.
+    notes: files that were found damaged. out_of_memory: it failed because others had, or it needs, more than there is.
     """
 
     run_id: str
@@ -46,6 +48,7 @@ class Report:
     message: str = ""
     outcome: Outcome | None = None
     notes: tuple[str, ...] = ()
+    out_of_memory: bool = False
 
     @property
     def ended(self) -> bool:
@@ -77,14 +80,22 @@ def device_of(tasks: Iterable[Task]) -> str:
     return named.pop() if len(named) == 1 else "auto"
 
 
+def processes_of(tasks: Iterable[Task]) -> int:
+    """The most processes that one of the runs takes."""
+    return max(task.config.compute.processes for task in tasks)
+
+
 def work(task: Task, extra_sinks: Callable[[], Sequence[Sink]] = lambda: ()) -> Report:
     """Do a run, or find it done. Exceptions of the run end up in its folder, not here.
 
-    Under torchrun every rank calls this; rank 0 locks the run and says whether there is anything to train.
+    Under torchrun every rank calls this; rank 0 locks the run and says whether there is anything to train. A run of
+    several processes is given to torch's launcher.
     """
     run = RunDirectory(task.folder)
     notes: list[str] = []
     try:
+        if task.config.compute.processes > 1 and distributed.world_size() == 1:
+            return launch(task)
         if distributed.rank() > 0:
             return _follow(task, run)
         with run.lock():
@@ -150,7 +161,13 @@ def failed(run: RunDirectory, error: BaseException, notes: Sequence[str] = ()) -
             run.fail(reason, "".join(traceback.format_exception(error)))
     except OSError as problem:
         reason += f" (and its failure could not be written: {explain_system(problem)})"
-    return Report(run.run_id, "failed", reason, notes=tuple(notes))
+    return Report(run.run_id, "failed", reason, notes=tuple(notes), out_of_memory=_lacked_memory(error))
+
+
+def _lacked_memory(error: BaseException) -> bool:
+    """Whether an error is Python's, CUDA's or torch's own of memory that is not there."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error)
 
 
 @contextlib.contextmanager
@@ -200,6 +217,8 @@ def _train(task: Task, run: RunDirectory, extra_sinks: Callable[[], Sequence[Sin
         name = torch.cuda.get_device_name(device)
     _forget_other_rows(run, task.config)
     origin = provenance(f"{device.type}: {name}", task.command) | images_of(task.config)
+    if device.type == "cuda":
+        origin["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES", str(device.index or 0))
     run.write_config(task.config, origin)
 
     distributed.agreed(True)

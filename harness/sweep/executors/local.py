@@ -12,25 +12,28 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from harness.devices import cpu_count, visible_gpus
+from harness.devices import cpu_count, gpus, visible_gpus
 from harness.files import named
+from harness.located import InputError
 from harness.store import RunDirectory
+from harness.sweep.check import memory_need
 from harness.sweep.executors.protocol import BUSY_PAUSE, Display
-from harness.sweep.work import Report, Task, device_of, failed, work
+from harness.sweep.work import Report, Task, device_of, failed, processes_of, work
 
 
 @dataclass(frozen=True)
 class Local:
     """Does the runs in worker processes that stay alive between runs.
 
-    A worker that is killed fails its own run only, and another takes its slot. workers: by default one a core, or on
-    GPUs `per_gpu` each.
+    A worker that is killed fails its own run only, and another takes its slot. A run that finds no memory is tried once
+    more in the end, alone. workers: by default one a core, or on GPUs `per_gpu` each.
     """
 
     workers: int | None = None
@@ -41,7 +44,8 @@ class Local:
         """See `Executor.run`."""
         from pebble import ProcessPool
 
-        slots = worker_slots(device_of(tasks), self.workers, self.per_gpu, visible_gpus())
+        slots = worker_slots(device_of(tasks), self.workers, self.per_gpu, visible_gpus(), processes_of(tasks))
+        check_gpu_memory(slots, tasks)
         with _slots_folder() as folder:
             pool = ProcessPool(
                 max_workers=min(len(slots), len(tasks)),
@@ -50,7 +54,9 @@ class Local:
                 context=_spawn(),
             )
             try:
-                _drive(tasks, display, lambda task: pool.schedule(work_in_worker, (task,)))
+                for task in _drive(tasks, display, schedule := _scheduler(pool)):
+                    display.say(f"{task.config.run_id}: found no memory; once more, alone")
+                    _drive([task], display, schedule, again=False)
                 pool.close()
             except BaseException:
                 pool.stop()
@@ -63,25 +69,40 @@ def work_in_worker(task: Task) -> Report:
     """Do a run in a worker that stays alive, and give its memory back to the system before the next one."""
     report = work(task)
     gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # a C library that is not glibc
             ctypes.CDLL(None).malloc_trim(0)
     return report
 
 
-def _drive(tasks: Sequence[Task], display: Display, schedule: Callable[[Task], Future[Report]]) -> None:
+def _scheduler(pool: Any) -> Callable[[Task], Future[Report]]:
+    return lambda task: pool.schedule(work_in_worker, (task,))
+
+
+def _drive(
+    tasks: Sequence[Task], display: Display, schedule: Callable[[Task], Future[Report]], again: bool = True
+) -> list[Task]:
+    """Follow the runs until all have ended. With `again`, gives those that found no memory, as not ended yet."""
     pending = {schedule(task): task for task in tasks}
+    without: list[Task] = []
     while pending:
         done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
             task = pending.pop(future)
             error = future.exception()
             report = future.result() if error is None else failed(RunDirectory(task.folder), _named(error))
+            if report.out_of_memory and again:
+                without.append(task)
+                continue
             if not report.ended:
                 time.sleep(BUSY_PAUSE)
                 pending[schedule(task)] = task
             display.ended(report)
         display.started(sum(future.running() for future in pending))
+    return without
 
 
 def _named(error: BaseException) -> BaseException:
@@ -149,12 +170,36 @@ def _take_slot(folder: Path, slots: tuple[str | None, ...]) -> tuple[str | None,
     raise RuntimeError("every worker slot is taken")
 
 
-def worker_slots(device: str, workers: int | None, per_gpu: int | None, gpus: Sequence[str]) -> list[str | None]:
-    """One entry a worker: the GPU that it uses, or None for a CPU worker.
+def worker_slots(
+    device: str, workers: int | None, per_gpu: int | None, gpus: Sequence[str], processes: int = 1
+) -> list[str | None]:
+    """One entry a worker: the GPU that it uses, those of its `processes` separated by commas, or None for a CPU worker.
 
-    On GPUs: `per_gpu` workers each (default 1), no more than `workers` in all. Else: `workers`, by default one a core.
+    On GPUs: `per_gpu` workers each (default 1), no more than `workers` in all. Else: `workers`, by default one a core
+    and process. Raises InputError for more processes than GPUs.
     """
     if device == "cpu" or not gpus:
-        return [None] * (workers or cpu_count())
-    slots: list[str | None] = [gpu for _ in range(per_gpu or 1) for gpu in gpus]
+        return [None] * (workers or max(1, cpu_count() // processes))
+    if processes > len(gpus):
+        raise InputError([f"compute.processes: {processes}, but there are {len(gpus)} GPUs: {', '.join(gpus)}"])
+    groups = [",".join(gpus[at : at + processes]) for at in range(0, len(gpus) - processes + 1, processes)]
+    slots: list[str | None] = [group for _ in range(per_gpu or 1) for group in groups]
     return slots[:workers] if workers else slots
+
+
+def check_gpu_memory(slots: Sequence[str | None], tasks: Sequence[Task]) -> None:
+    """Raise InputError where the workers of a GPU need more memory together than it has.
+
+    By the run that needs most, estimated from below (`memory_need`), and what nvidia-smi says; unknown for a part of a
+    divided GPU.
+    """
+    need = max(memory_need(task.config).total for task in tasks)
+    sizes = {name: gpu for gpu in gpus() for name in (gpu.index, gpu.uuid)} if max(Counter(slots).values()) > 1 else {}
+    problems = [
+        f"--per-gpu: {count} runs of at least {need / 1e6:,.0f} MB each do not fit into the "
+        f"{sizes[gpu].memory / 1e6:,.0f} MB of GPU {gpu} ({sizes[gpu].name})"
+        for gpu, count in Counter(slots).items()
+        if gpu in sizes and count > 1 and count * need > sizes[gpu].memory
+    ]
+    if problems:
+        raise InputError(problems)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from harness.provenance import versions
 from harness.store import RunDirectory
 from harness.sweep.executors.local import work_in_worker
 from harness.sweep.executors.protocol import BUSY_PAUSE, Display
-from harness.sweep.work import Report, Task, device_of, failed
+from harness.sweep.work import Report, Task, device_of, failed, processes_of
 
 PATIENCE = 15.0
 """Seconds that a cluster has to answer."""
@@ -43,8 +43,8 @@ class Ray:
     """Does the runs in the workers of a Ray cluster.
 
     address: host:port of its head, or `auto` for one that runs on this machine; None starts one here, for the time of
-    the sweep. workers: at most so many runs at once. cpus_per_run, gpus_per_run: what a run takes of a node, fractions
-    allowed; gpus_per_run is by default 1 where there are GPUs and the runs may use them.
+    the sweep. workers: at most so many runs at once. cpus_per_run, gpus_per_run: what each process of a run takes of a
+    node, fractions allowed; gpus_per_run is by default 1 where there are GPUs and the runs may use them.
     """
 
     address: str | None = None
@@ -56,9 +56,11 @@ class Ray:
     def run(self, tasks: Sequence[Task], display: Display) -> None:
         """See `Executor.run`."""
         with self._cluster() as ray:
-            gpus = self._gpus(ray, device_of(tasks))
+            processes = processes_of(tasks)
+            each = replace(self, cpus_per_run=self.cpus_per_run * processes)
+            gpus = each._gpus(ray, device_of(tasks), processes)
             _probe(ray, tasks[0].folder.parent.parent)
-            _Drive(ray, self, gpus, display).run(tasks)
+            _Drive(ray, each, gpus, display).run(tasks)
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[Any]:
@@ -88,13 +90,14 @@ class Ray:
         finally:
             ray.shutdown()
 
-    def _gpus(self, ray: Any, device: str) -> float:
+    def _gpus(self, ray: Any, device: str, processes: int = 1) -> float:
         """The GPUs that a run takes. Raises InputError for more than any node of the cluster has."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         most = max(node.get("GPU", 0) for node in nodes)
         gpus = self.gpus_per_run
         if gpus is None:
             gpus = 1.0 if most and device != "cpu" else 0.0
+        gpus *= processes
         if gpus > most:
             raise InputError([f"--gpus-per-run: {gpus:g}, but no node of the Ray cluster has more than {most:g} GPUs"])
         if device == "cuda" and not gpus:

@@ -26,7 +26,7 @@ from harness.located import InputError
 from harness.store import Damaged, RunDirectory
 from harness.sweep.executors.local import work_in_worker
 from harness.sweep.executors.protocol import BUSY_PAUSE, Display
-from harness.sweep.work import Report, Task
+from harness.sweep.work import Report, Task, processes_of
 
 MOST_JOBS = 100
 """Jobs of an array, unless said otherwise."""
@@ -56,9 +56,9 @@ class Slurm:
     """Does the runs in the jobs of a Slurm array.
 
     workers: jobs of the array. partition; time (a limit for each job, as sbatch reads it: minutes, H:M:S, D-H:M:S; by
-    default an hour); cpus_per_run, gpus_per_run: of each job. array_parallelism: how many may run at once. more:
-    further options of sbatch. detach: return when the jobs are submitted. cancel: end them, rather than leave them, on
-    Ctrl-C.
+    default an hour); cpus_per_run, gpus_per_run: of a job, for each process of a run. array_parallelism: how many may
+    run at once. more: further options of sbatch. detach: return when the jobs are submitted. cancel: end them, rather
+    than leave them, on Ctrl-C.
     """
 
     workers: int | None = None
@@ -106,6 +106,7 @@ class Slurm:
         for option, value in (("cpus-per-run", self.cpus_per_run), ("gpus-per-run", self.gpus_per_run)):
             if value != int(value):
                 raise InputError([f"--{option}: {value:g}; Slurm gives whole ones only"])
+        processes = processes_of(tasks)
         folder.mkdir(exist_ok=True)
         given = folder / f"tasks-{uuid.uuid4().hex[:12]}.pickle"
         write_atomically(given, pickle.dumps(list(tasks)))
@@ -118,12 +119,12 @@ class Slurm:
             executor = submitit.AutoExecutor(folder=folder / "%j", cluster="slurm")
             executor.update_parameters(
                 name="harness",
-                cpus_per_task=int(self.cpus_per_run),
+                cpus_per_task=int(self.cpus_per_run) * processes,
                 timeout_min=_PROBE_MINUTES,
                 slurm_signal_delay_s=WARNING,
                 slurm_additional_parameters=more,
                 **{"slurm_partition": self.partition} if self.partition else {},
-                **{"gpus_per_node": int(self.gpus_per_run)} if self.gpus_per_run else {},
+                **{"gpus_per_node": int(self.gpus_per_run) * processes} if self.gpus_per_run else {},
             )
             probe = executor.submit(Probe(str(folder)))
             count = min(len(tasks), self.workers or MOST_JOBS)
