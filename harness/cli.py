@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,20 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--runs", type=_count, default=10_000, metavar="N", help="default: %(default)s")
     load.add_argument("--rows", type=_count, default=1_000, metavar="N", help="of each run (default: %(default)s)")
     load.set_defaults(measure=_bench_load)
+    soak = costs.add_parser("soak", help="what is lost of a sweep that is killed again and again")
+    soak.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep of short runs")
+    soak.add_argument(
+        "--executor", default="local", metavar="NAME", help="and its options, as one text: 'ray --workers 2'"
+    )
+    soak.add_argument("--times", type=_count, default=100, metavar="N", help="disturbances (default: %(default)s)")
+    soak.add_argument("--seed", type=int, default=0, help="of their kinds and moments (default: %(default)s)")
+    soak.set_defaults(measure=_bench_soak)
+    executors = costs.add_parser("executors", help="runs a minute by each executor, Ray Tune, and a process a run")
+    executors.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep of short runs")
+    executors.add_argument(
+        "--by", action="append", metavar="TEXT", help="as in 'ray --workers 2', tune, process (default: local, process)"
+    )
+    executors.set_defaults(measure=_bench_executors)
     gpu = costs.add_parser("gpu", help="all that no CPU can check: tests, agreement, arithmetic, speed, memory")
     gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: its logic, small (default: cuda)")
     gpu.add_argument("--minutes", type=_factor, default=8.0, help="begin nothing after them (default: %(default)g)")
@@ -413,6 +428,24 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     from harness.sweep.run import read_sweep
 
     print(measure_overhead(options.file, read_sweep(options.file).configs, options.workers))
+    return DONE
+
+
+def _bench_soak(options: argparse.Namespace) -> int:
+    from harness.bench.soak import soak
+    from harness.sweep.run import read_sweep
+
+    read_sweep(options.file)
+    found = soak(options.file, shlex.split(options.executor), options.times, options.seed)
+    print(found)
+    return DONE if found.sound else SOME_FAILED
+
+
+def _bench_executors(options: argparse.Namespace) -> int:
+    from harness.bench.executors import measure_executors, table
+    from harness.sweep.run import read_sweep
+
+    print(table(measure_executors(options.file, read_sweep(options.file).configs, options.by or ["local", "process"])))
     return DONE
 
 
