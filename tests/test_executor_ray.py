@@ -239,3 +239,14 @@ def test_as_many_runs_are_handed_out_as_nodes_have_room_for(monkeypatch: pytest.
     assert _Drive(ray, Ray(), 0.5, display)._room() == 3
     assert _Drive(ray, Ray(workers=5), 0.0, display)._room() == 5
     assert _Drive(ray, Ray(), 0.0, display, excluded={"a"})._room() == 3
+
+
+@pytest.mark.slow
+def test_two_executors_at_once_on_one_folder_do_no_run_twice(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*HARNESS, str(whole / "sweep.yaml"), "--out", str(out), *QUIET, "--executor"]
+    both = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in ("ray", "local")]
+    assert [each.wait(timeout=180) for each in both] == [0, 0]
+    assert rows_of(out) == rows_of(whole)
+    for run in store.runs(out):
+        assert "continued" not in run.provenance()

@@ -34,6 +34,7 @@ RETRIES = 2
 """How often Ray tries a run again whose worker or node died."""
 BAD = 3
 """Runs in a row that failed on a node, after which it gets no more as long as there are others."""
+_TOKEN = Path("~/.ray/auth_token")
 _LOOPBACK = "127.0.0.1"
 _STORE = 100_000_000
 
@@ -68,6 +69,8 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if self.address is None:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else a node on loopback hangs
+        elif _TOKEN.expanduser().exists():  # with which `ray start` guards a cluster; one without guards does not mind
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
         except ImportError:
@@ -139,7 +142,9 @@ def _join(ray: Any, address: str) -> None:
     thread.start()
     thread.join(PATIENCE)
     if not found:
-        raise InputError([f"{where}: no answer within {PATIENCE:.0f} s; is that the head of a Ray cluster?"])
+        raise InputError(
+            [f"{where}: no answer within {PATIENCE:.0f} s; is that the head of a Ray cluster, and {_TOKEN} its token?"]
+        )
     if found[0] is not None:
         raise InputError([f"{where}: {' '.join(str(found[0]).split())}"])
 

@@ -248,6 +248,8 @@ def _wait(tasks: Sequence[Task], array: str, display: Display) -> None:
             break
         if left:
             time.sleep(max(POLL, 10 * (time.monotonic() - begin)))  # thousands of runs: a folder takes its time
+    if not left:  # jobs that have not begun would find nothing to do
+        subprocess.run(["scancel", "--state=PENDING", array], capture_output=True, check=False)
     for run_id in left:
         display.ended(Report(run_id, "failed", f"no job of the Slurm array {array} is left that would do it"))
 
