@@ -13,6 +13,7 @@ from torch import nn
 from harness import store
 from harness.config import RunConfig
 from harness.data.dataset import load_dataset
+from harness.devices import gpus, visible_gpus
 from harness.models import build_model
 from harness.optim.build import build_optimizer
 from harness.probes import observe
@@ -21,6 +22,7 @@ from harness.probes.prepool import PrePool
 from harness.store import RunDirectory
 from harness.sweep.executors.local import Local
 from harness.sweep.run import Settings, read_sweep, run_sweep
+from harness.sweep.work import failed
 from harness.training.train import train
 from harness.training.trainer import Trainer
 from tests.runs import INCEPTION, tiny, tiny_sweep
@@ -239,3 +241,21 @@ def test_readings_of_one_process_take_synchronised_batch_norms_alone(device: tor
         found.append(row)
         assert not any("forward" in module.__dict__ for module in each.modules())
     assert len(found[0]) > 20 and found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def test_nvidia_smi_and_torch_see_the_same_gpus(device: torch.device) -> None:
+    if device == CPU:
+        assert len(visible_gpus()) == torch.cuda.device_count()
+        return
+    seen = visible_gpus()
+    assert len(seen) == torch.cuda.device_count() or any(name.startswith("MIG-") for name in seen)
+    memory = torch.cuda.get_device_properties(0).total_memory
+    assert any(abs(gpu.memory - memory) < 0.1 * memory for gpu in gpus()) or any(
+        name.startswith("MIG-") for name in seen
+    )
+
+
+def test_an_allocation_that_finds_no_memory_is_known_as_such(tmp_path: Path, device: torch.device) -> None:
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(1 << 50, dtype=torch.uint8, device=device)
+    assert failed(RunDirectory(tmp_path / "run"), found.value).out_of_memory
