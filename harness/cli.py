@@ -29,11 +29,6 @@ MOST_DRAWN = 10_000_000
 """Steps of a schedule that are drawn."""
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
-_EXECUTOR_OPTIONS = (
-    "workers", "per_gpu", "ray_address", "cpus_per_run", "gpus_per_run", "partition", "time", "array_parallelism",
-    "slurm", "detach", "cancel",
-)  # fmt: skip
-
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 
@@ -317,9 +312,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from harness.sweep.executors.choice import choose
     from harness.sweep.run import Settings, dry_run, failure_table, read_sweep, run_sweep
 
-    said = {name: getattr(options, name) for name in _EXECUTOR_OPTIONS}
-    said["slurm"] = dict(options.slurm) if options.slurm else None
-    executor = choose(options.executor, said)
+    executor = choose(options.executor, vars(options))
     sweep = read_sweep(options.file)
     if options.dry_run:
         console.print(dry_run(sweep))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from harness.located import InputError
@@ -13,6 +13,10 @@ from harness.sweep.executors.local import Local
 from harness.sweep.executors.protocol import Executor
 from harness.sweep.executors.ray import Ray
 from harness.sweep.executors.slurm import Slurm
+
+
+def _slurm(more: Iterable[tuple[str, str]] = (), **options: Any) -> Slurm:
+    return Slurm(more=dict(more), **options)
 
 
 def _ray(**options: Any) -> Ray:
@@ -32,7 +36,7 @@ EXECUTORS: Mapping[str, tuple[Callable[..., Executor], Mapping[str, str]]] = {
         },
     ),
     "slurm": (
-        Slurm,
+        _slurm,
         {
             "workers": "workers",
             "partition": "partition",
@@ -50,14 +54,14 @@ EXECUTORS: Mapping[str, tuple[Callable[..., Executor], Mapping[str, str]]] = {
 
 
 def choose(name: str, options: Mapping[str, Any]) -> Executor:
-    """The executor of a name, with what was said on the command line; None stands for what was left out.
+    """The executor of a name, with those of a command's options that are for executors; None is one that was left out.
 
     Raises InputError for an unknown name, and for an option that says nothing to this executor.
     """
     if name not in EXECUTORS:
         raise InputError([f"--executor: {name!r} is unknown{suggestion(name, tuple(EXECUTORS))}"])
     make, takes = EXECUTORS[name]
-    given = {option: value for option, value in options.items() if value is not None}
+    given = {option: value for option, value in options.items() if value is not None and _takers(option)}
     problems = [
         f"--{option.replace('_', '-')}: nothing to --executor {name}; it is for {', '.join(_takers(option))}"
         for option in given
