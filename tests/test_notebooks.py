@@ -24,7 +24,7 @@ PICTURES = {
     "signal_propagation": 6,
     "survival": 6,
 }
-LARGEST = 300_000
+LARGEST = 350_000
 """Bytes of a committed notebook."""
 
 

@@ -116,7 +116,7 @@ def table_below(
 
     `named`: write the lines' names, and the heading above them, left of the panel.
     """
-    axes.set(xticks=places, xticklabels=[f"{place:.3g}" for place in places])
+    axes.set(xticks=places, xticklabels=[f"{float(f'{place:.3g}'):g}" for place in places])
     axes.tick_params(axis="x", pad=72 * table_height(len(lines)))
     small: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": style.SMALL}
     names = [heading, *lines] if named else []
