@@ -33,7 +33,7 @@ lint: $(DEV_READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# An hour on two cores; again: continues where it was. A run that several sweeps have is trained once.
+# Three to four hours on two cores; again: continues where it was. A run that several sweeps have is trained once.
 claims: $(USER_READY)
 	reuse=""; for name in $(CLAIMS); do \
 	  $(BIN)/harness sweep experiments/claims/$$name.yaml --wandb disabled $$reuse || exit 1; \
