@@ -85,13 +85,15 @@ def _listed(text: str) -> list[str]:
 
 
 def gpus() -> list[Gpu]:
-    """All GPUs of this machine and how much they do now; none where there is no nvidia-smi."""
+    """The GPUs of this machine that tell their memory, and how much they do now; none where there is no nvidia-smi."""
     text = _nvidia_smi(
         "--query-gpu=index,uuid,name,utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"
     )
     found = []
     for line in (text or "").splitlines():
         index, uuid, name, busy, used, memory = (part.strip() for part in line.split(","))
+        if not (used.isdigit() and memory.isdigit()):  # one that shares the machine's
+            continue
         share = float(busy) / 100 if busy.isdigit() else None  # a divided one does not say
         found.append(Gpu(index, uuid, name, share, int(used) << 20, int(memory) << 20))
     return found
