@@ -250,3 +250,31 @@ def test_two_executors_at_once_on_one_folder_do_no_run_twice(whole: Path, tmp_pa
     assert rows_of(out) == rows_of(whole)
     for run in store.runs(out):
         assert "continued" not in run.provenance()
+
+
+def test_of_ten_thousand_runs_few_are_handed_out_at_once() -> None:
+    flying: list[int] = []
+    most = 0
+
+    def hand_out(task: int) -> int:
+        nonlocal most
+        flying.append(task)
+        most = max(most, len(flying))
+        return task
+
+    def wait(references: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        assert set(references) == set(flying)
+        flying.remove(references[0])
+        return [references[0]], references[1:]
+
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}}],
+        remote=lambda **options: lambda function: SimpleNamespace(remote=hand_out),
+        wait=wait,
+        get=lambda reference: (Report(str(reference), "finished"), "a"),
+    )
+    told: list[Report] = []
+    display = SimpleNamespace(started=lambda running: None, ended=told.append)
+    _Drive(ray, Ray(), 0.0, display).run(range(10_000))  # type: ignore[arg-type]
+    assert [report.run_id for report in told] == [str(number) for number in range(10_000)]
+    assert most == 8, "twice as many as there is room for"
