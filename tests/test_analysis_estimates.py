@@ -186,6 +186,8 @@ def test_the_p_value_of_an_interval_is_that_of_the_normal_test() -> None:
     assert estimates.p_beyond(found, 2.0 - half) == pytest.approx(0.025), "at the end of the interval"
     assert estimates.p_beyond(Estimate(2.0, 1.0, 10.0, 5), 3.0) > 0.3, "the half towards the bound counts"
     assert estimates.p_beyond(Estimate(2.0, -math.inf, 4.0, 5), 0.0) == 0.5
+    assert estimates.p_beyond(Estimate(0.5, 0.5, 0.5, 9), 0.0) == 0, "no sample says otherwise"
+    assert estimates.p_beyond(Estimate(0.5, 0.5, 0.5, 9), 0.5) == 0.5
     assert math.isnan(estimates.p_beyond(Estimate(2.0, math.nan, math.nan, 1), 0.0))
 
 

@@ -655,7 +655,8 @@ replicas a run with more than one."""
 def test_a_committed_run_trained_again_ends_the_same_way(sweep: str, end: str, tmp_path: Path) -> None:
     results = read(findings.RESULTS / sweep)
     runs = results.runs[results.runs["outcome"] == end]
-    runs = runs[runs["optim.replicas"] > 1] if "optim.replicas" in runs else runs
+    delayed = runs["optim.replicas"] > 1
+    runs = runs[delayed] if delayed.any() else runs
     line = runs.sort_values(["outcome_step", "prepool/dead_share_probe", "run_id"]).iloc[0]
     [run] = [each for each in planned(sweep) if each.run_id == line["run_id"]]
     report = work(Task(run, tmp_path / run.run_id, "test", None))

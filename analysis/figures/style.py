@@ -142,7 +142,7 @@ def figure(
     `width`, in inches, is that of the whole figure, `height` that of the panels with their labels; the room for the
     words is added. Panels made in it are laid out in their room.
     """
-    lines = textwrap.wrap(caption, round(16 * width))
+    lines = textwrap.wrap(caption, round(15.5 * width))
     columns = max(1, int(width / (0.6 + 0.075 * max((len(label) for label, _ in legend), default=1))))
     rows = -(-len(legend) // columns) + bool(legend_title and legend)
     top, bottom = 0.36 + 0.2 * rows, 0.16 + 0.14 * len(lines)

@@ -135,13 +135,16 @@ def p_beyond(estimate: Estimate, bound: float) -> float:
     """One-sided p-value of "the number is on the other side of the bound, or on it", from an interval of the estimate.
 
     That of a normal distribution whose width is that of the half of the interval towards the bound: of an interval by
-    resampling or by profile it has no better one. NaN without an interval; 0.5 or more where the interval is open.
+    resampling or by profile it has no better one. NaN without an interval; 0.5 where it is open; 0 beyond one without
+    width, which every sample has given.
     """
     if not estimate.has_interval or math.isnan(estimate.value):
         return math.nan
     half = estimate.value - estimate.low if bound < estimate.value else estimate.high - estimate.value
-    if not half > 0 or not math.isfinite(half):
+    if not math.isfinite(half) or estimate.value == bound:
         return 0.5
+    if half <= 0:
+        return 0.0
     quantile = float(stats.norm.ppf((1 + estimate.level) / 2))
     return float(stats.norm.sf(abs(estimate.value - bound) / half * quantile))
 
