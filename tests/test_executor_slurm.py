@@ -67,7 +67,7 @@ def workers(out: Path) -> dict[str, str]:
 @on_a_cluster
 @pytest.mark.slow
 def test_a_killed_job_a_requeued_one_and_a_drained_node_cost_no_run(there: Path, tmp_path: Path) -> None:
-    sweep, out = sweep_of_twenty(tmp_path, 150), tmp_path / "out"
+    sweep, out = sweep_of_twenty(tmp_path, 90), tmp_path / "out"
     command = [*HARNESS, str(sweep), "--out", str(out), "--executor", "slurm", "--workers", "3", *QUIET]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until(lambda: len(workers(out)) == 2)
