@@ -27,6 +27,8 @@ SMALL = 64_000_000
 """Bytes of the file system that is filled."""
 AWAY = 1.5
 """Seconds for which a disk is full or read-only."""
+FAREWELL = 30.0
+"""Seconds after which a process that outlived its command is an orphan: a killed driver's Ray takes more than ten."""
 _QUIET = ("--wandb", "disabled")
 _PATIENCE = 120.0
 
@@ -140,7 +142,7 @@ def _one(sweep: _Sweep, found: Soak, disturbances: int, dice: random.Random, kin
         sweep.look()
     found.sweeps += 1
     found.runs += len(sweep.expected)
-    _, alive = psutil.wait_procs(sweep.family, timeout=10)
+    _, alive = psutil.wait_procs(sweep.family, timeout=FAREWELL)
     found.orphans += sum(each.status() != psutil.STATUS_ZOMBIE for each in alive if each.is_running())
     found.temporary += len(list(sweep.out.rglob(TEMPORARY)))
     for run in store.runs(sweep.out):
