@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.store import Row
+from harness.store import timeless
+
+__all__ = ["INCEPTION", "TINY", "timeless", "tiny", "tiny_sweep"]
 
 TINY: dict[str, Any] = {
     "model": {"name": "resnet20_cifar", "width": 0.25, "repeats": [1, 1, 1], "residual_scale": 0.1},
@@ -57,11 +59,3 @@ def tiny_sweep(folder: Path, steps: int = 25, name: str = "tiny.yaml") -> Path:
     path = folder / name
     path.write_text(TINY_SWEEP.replace("STEPS", str(steps)))
     return path
-
-
-def timeless(rows: list[Row]) -> list[Row]:
-    """Rows without what depends on the clock, NaN as a text, so that equal rows compare equal."""
-    return [
-        {key: "NaN" if value != value else value for key, value in row.items() if not key.startswith("time/")}
-        for row in rows
-    ]

@@ -4,10 +4,8 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from harness.located import InputError
 from harness.sinks.dashboard import NAME, specification
 from harness.store import RunDirectory
 from harness.training.train import train
+from tests.graphql_server import serving
 from tests.runs import tiny
 from tests.terminals import on_terminal, without_login
 
@@ -202,34 +201,16 @@ def server(entity: str | None, refuse: bool = False) -> Iterator[tuple[str, list
     """A server's address, and the views that were saved to it."""
     saved: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            text = self.rfile.read(int(self.headers.get("content-length", 0)))
-            asked = json.loads(text) if self.path == "/graphql" else {}
-            viewer: dict[str, Any] = {"id": "1", "entity": entity, "username": "u", "teams": {"edges": []}}
-            answer: dict[str, Any] = {"data": {"viewer": viewer}}
-            if "upsertView" in asked.get("query", ""):
-                if refuse:
-                    answer = {"data": {"upsertView": None}, "errors": [{"message": "permission denied"}]}
-                else:
-                    saved.append(asked["variables"])
-                    view = {"id": "1", "name": asked["variables"]["name"]}
-                    answer = {"data": {"upsertView": {"view": view, "inserted": True}}}
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+    def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "upsertView" not in query:
+            return {"data": {"viewer": {"id": "1", "entity": entity, "username": "u", "teams": {"edges": []}}}}
+        if refuse:
+            return {"data": {"upsertView": None}, "errors": [{"message": "permission denied"}]}
+        saved.append(variables)
+        return {"data": {"upsertView": {"view": {"id": "1", "name": variables["name"]}, "inserted": True}}}
 
-        def log_message(self, *_: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_port}", saved
-        finally:
-            listening.shutdown()
-            thread.join()
+    with serving(answer) as address:
+        yield address, saved
 
 
 def harness(folder: Path, address: str, *arguments: str, patience: int = 5) -> subprocess.CompletedProcess[str]:

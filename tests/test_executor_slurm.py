@@ -181,7 +181,8 @@ def test_a_folder_that_the_nodes_do_not_see_is_found_out_by_the_first_job(
     monkeypatch.setattr(sys, "executable", "/usr/bin/false")
     out = tmp_path / "out"
     assert main(["sweep", str(tiny_sweep(tmp_path)), "--out", str(out), "--executor", "slurm", *QUIET]) == 2
-    said = capsys.readouterr().err
+    told, said = capsys.readouterr()
+    assert f"jobs {submitted(out)[-1]} cancelled" in told
     assert "has ended without a sign in" in said and "every node needs the same environment" in said
     until(lambda: not slurm.jobs(*submitted(out)))
     assert not store.runs(out)

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 
 from harness import store
 from harness.cli import main
+from tests.graphql_server import serving
 from tests.runs import timeless, tiny_sweep
 from tests.terminals import without_login
 
@@ -79,26 +79,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Sweeps, str, Path]]:
     file.write_text('program: harness\ncommand: ["${program}", run, "${args_json_file}"]\n' + file.read_text())
     sweeps = Sweeps(file.read_text())
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            text = self.rfile.read(int(self.headers.get("content-length", 0)))
-            asked: dict[str, Any] = json.loads(text) if self.path == "/graphql" else {"query": ""}
-            answer = {"data": sweeps.answer(asked["query"], asked.get("variables") or {})}
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
-        thread.start()
-        try:
-            yield sweeps, f"http://127.0.0.1:{listening.server_port}", file
-        finally:
-            listening.shutdown()
-            thread.join()
+    with serving(lambda query, variables: {"data": sweeps.answer(query, variables)}) as address:
+        yield sweeps, address, file
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import psutil
 from harness import store
 from harness.files import TEMPORARY
 from harness.located import InputError
-from harness.store import Damaged, Row
+from harness.store import Damaged, Row, timeless
 
 SMALL = 64_000_000
 """Bytes of the file system that is filled."""
@@ -82,7 +82,7 @@ def soak(file: Path, executor: Sequence[str], disturbances: int, seed: int = 0) 
         whole = Path(folder) / "whole"
         if subprocess.run([*_command(file, whole, ("local",))], stdout=subprocess.DEVNULL, check=False).returncode:
             raise InputError([f"{file}: the sweep fails without any disturbance"])
-        expected = {run.run_id: _timeless(run.rows()) for run in store.runs(whole)}
+        expected = {run.run_id: timeless(run.rows()) for run in store.runs(whole)}
         kinds = _KINDS | (_OF_DISKS if disk else {})
         while found.disturbances.total() < disturbances:
             out = (disk or Path(folder)) / f"sweep-{found.sweeps}"
@@ -109,8 +109,7 @@ class _Sweep:
         for run in store.runs(self.out):
             with contextlib.suppress(OSError, Damaged):
                 if run.file("outcome.json").exists():
-                    stat = run.file("outcome.json").stat()
-                    self.outcomes.setdefault(run.run_id, (stat.st_ino, stat.st_mtime_ns))
+                    self.outcomes.setdefault(run.run_id, _identity(run.file("outcome.json")))
                 elif rows := run.open_rows():
                     self.acknowledged[run.run_id] = rows
 
@@ -146,26 +145,21 @@ def _one(sweep: _Sweep, found: Soak, disturbances: int, dice: random.Random, kin
     found.orphans += sum(each.status() != psutil.STATUS_ZOMBIE for each in alive if each.is_running())
     found.temporary += len(list(sweep.out.rglob(TEMPORARY)))
     for run in store.runs(sweep.out):
-        rows, before = _timeless(run.rows()), _timeless(sweep.acknowledged.get(run.run_id, []))
+        rows, before = timeless(run.rows()), timeless(sweep.acknowledged.get(run.run_id, []))
         found.lost_rows += sum(row not in rows for row in before)
         found.differing += rows != sweep.expected[run.run_id]
-        stat = run.file("outcome.json").stat()
-        found.done_twice += sweep.outcomes.get(run.run_id, (stat.st_ino, stat.st_mtime_ns)) != (
-            stat.st_ino,
-            stat.st_mtime_ns,
-        )
+        now = _identity(run.file("outcome.json"))
+        found.done_twice += sweep.outcomes.get(run.run_id, now) != now
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What differs once a file has been written again."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _command(file: Path, out: Path, executor: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "harness", "sweep", str(file), "--out", str(out), "--executor", *executor, *_QUIET]
-
-
-def _timeless(rows: Sequence[Row]) -> list[Row]:
-    """Rows without what depends on the clock, NaN as a text, so that equal rows compare equal."""
-    return [
-        {name: "NaN" if value != value else value for name, value in row.items() if not name.startswith("time/")}
-        for row in rows
-    ]
 
 
 # -- disturbances: each says whether there was something to disturb ----------------------------------------------------
@@ -183,24 +177,14 @@ def _kill_worker(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
     return False
 
 
-def _kill_command(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
-    process.kill()
-    return True
+def _sends(number: signal.Signals, group: bool) -> _Disturbance:
+    """A signal to the command, or to its whole process group."""
 
+    def send(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
+        (os.killpg if group else os.kill)(process.pid, number)
+        return True
 
-def _kill_group(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
-    os.killpg(process.pid, signal.SIGKILL)
-    return True
-
-
-def _end_command(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
-    process.terminate()
-    return True
-
-
-def _end_group(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
-    os.killpg(process.pid, signal.SIGTERM)
-    return True
+    return send
 
 
 def _fill(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
@@ -222,10 +206,10 @@ def _make_read_only(process: psutil.Popen, out: Path, dice: random.Random) -> bo
 
 _KINDS: dict[str, _Disturbance] = {
     "worker killed": _kill_worker,
-    "command killed": _kill_command,
-    "group killed": _kill_group,
-    "command ended": _end_command,
-    "group ended": _end_group,
+    "command killed": _sends(signal.SIGKILL, group=False),
+    "group killed": _sends(signal.SIGKILL, group=True),
+    "command ended": _sends(signal.SIGTERM, group=False),
+    "group ended": _sends(signal.SIGTERM, group=True),
 }
 _OF_DISKS: dict[str, _Disturbance] = {"disk full": _fill, "disk read-only": _make_read_only}
 

@@ -30,7 +30,7 @@ from harness.store.output_folder import (
     write_index,
     write_sweep_text,
 )
-from harness.store.rows import Row, decode_row, encode_row
+from harness.store.rows import Row, decode_row, encode_row, timeless
 from harness.store.run_directory import RunDirectory, State
 from harness.store.verification import verify
 
@@ -56,6 +56,7 @@ __all__ = [
     "sweep_text",
     "take_for",
     "text_of",
+    "timeless",
     "verify",
     "write_index",
     "write_sweep_text",

@@ -193,13 +193,16 @@ def check_gpu_memory(slots: Sequence[str | None], tasks: Sequence[Task]) -> None
     By the run that needs most, estimated from below (`memory_need`), and what nvidia-smi says; unknown for a part of a
     divided GPU.
     """
+    shared = {slot: count for slot, count in Counter(slots).items() if slot is not None and count > 1}
+    if not shared:
+        return
     need = max(memory_need(task.config).total for task in tasks)
-    sizes = {name: gpu for gpu in gpus() for name in (gpu.index, gpu.uuid)} if max(Counter(slots).values()) > 1 else {}
+    sizes = {name: gpu for gpu in gpus() for name in (gpu.index, gpu.uuid)}
     problems = [
         f"--per-gpu: {count} runs of at least {need / 1e6:,.0f} MB each do not fit into the "
-        f"{sizes[gpu].memory / 1e6:,.0f} MB of GPU {gpu} ({sizes[gpu].name})"
-        for gpu, count in Counter(slots).items()
-        if gpu in sizes and count > 1 and count * need > sizes[gpu].memory
+        f"{sizes[slot].memory / 1e6:,.0f} MB of GPU {slot} ({sizes[slot].name})"
+        for slot, count in shared.items()
+        if slot in sizes and count * need > sizes[slot].memory
     ]
     if problems:
         raise InputError(problems)

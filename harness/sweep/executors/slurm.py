@@ -85,8 +85,8 @@ class Slurm:
         try:
             _wait_for_probe(probe, folder, display)
             _wait(tasks, array, display)
-        except BaseException:
-            if self.cancel:
+        except BaseException as error:
+            if self.cancel or isinstance(error, InputError):  # without the first job's sign none of the array may begin
                 subprocess.run(["scancel", probe, array], capture_output=True, check=False)
                 display.say(f"Slurm: jobs {array} cancelled")
             else:
