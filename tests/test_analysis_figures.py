@@ -187,6 +187,15 @@ def test_panels_are_wrapped_and_labelled_at_the_outside() -> None:
     assert grid[4].get_xlim() == (0, 7) and drawable(figure) and not Gcf.figs
 
 
+def test_a_long_label_is_wrapped_to_the_width_of_its_panel() -> None:
+    label = "filters into an up-projection (branch width factor)"
+    with style.applied():
+        _, narrow = facets(["a", "b"], (2.0, 1.0), "t", "c", x=label, y="y")
+        _, wide = facets(["a", "b"], (4.0, 1.0), "t", "c", x=label, y="y")
+    assert narrow[0].get_xlabel().split("\n") == ["filters into an up-projection", "(branch width factor)"]
+    assert wide[0].get_xlabel() == label
+
+
 def test_lines_of_panels_have_scales_of_their_own_below_each_title() -> None:
     frame = pd.DataFrame({"panel": [0, 0, 1, 1], "line": [0, 0, 1, 1], "x": [0, 1, 0, 1], "y": [1, 2, 30, 40]})
     plot = add(so.Plot(), so.Path(), frame, x="x", y="y")

@@ -105,3 +105,14 @@ def test_the_report_draws_it_where_there_are_such_readings(runs: pd.DataFrame) -
     assert "instruments" in dict(drawings.of_runs(runs, with_rank))
     without = rows(runs, lambda run, step: {"prepool/feature_rank_probe": math.nan, "prepool/dead_share_batch": 0.1})
     assert "instruments" not in dict(drawings.of_runs(runs, without))
+
+
+def test_a_reading_that_a_run_has_only_once_is_a_dot(runs: pd.DataFrame) -> None:
+    taken = rows(runs, lambda run, step: {"prepool/feature_rank_probe": 12.0, "prepool/tau_dormant_share_batch": 0.25})
+    last = taken["step"] == taken.groupby("run_id")["step"].transform("max")
+    taken["prepool/feature_rank_probe"] = taken["prepool/feature_rank_probe"].where(last)
+    figure = instruments.instruments(runs, taken)
+    dots = [sum(len(np.asarray(each.get_offsets())) for each in axes.collections) for axes in figure.axes]
+    assert dots == [6, 6, 0, 0], "one a run, beside no curve"
+    assert not any(each.get_clip_on() for axes in figure.axes[:2] for each in axes.collections), "also at the edge"
+    assert "a dot: its only reading" in style.caption_of(figure)

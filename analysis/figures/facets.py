@@ -21,6 +21,8 @@ from analysis.figures.style import Look
 
 _LETTER, _LINE = 0.076, 0.17
 """Width of a letter and height of a line of a panel's title, in inches."""
+_SMALL_LETTER = 0.064
+"""Width of a letter of the label below a panel, in inches."""
 _ROW = 0.15
 """Height of a line of numbers below a panel, in inches."""
 _NARROWEST = 5.2
@@ -56,7 +58,9 @@ def facets(
     across = min(len(titles), wide or _across(len(titles))) if wrapped else len(titles)
     down = math.ceil(len(titles) / across) if wrapped else len(lines)
     filled = [textwrap.fill(words, max(12, int(size[0] / _LETTER))) for words in titles]
+    below = textwrap.fill(x, max(12, int((size[0] + _LABELS / 2) / _SMALL_LETTER)))
     words = _LINE * max((words.count("\n") for words in filled), default=0) * (down if wrapped else 1)
+    words += _LINE * below.count("\n")
     width = max(_NARROWEST, margin + size[0] * across)
     made = style.figure(width, down * (size[1] + _LABELS) + words + 0.3, title, caption, legend, legend_title)
     plot = plot or so.Plot()
@@ -65,7 +69,7 @@ def facets(
     else:
         order = {"col": range(len(titles)), "row": range(len(lines))}
         plot = plot.facet(col=[0], row=[0], order=order).share(x="col", y="row" if share_y else False)
-    plot.label(x=x, y=lines[0]).theme(style.THEME).on(made).plot()
+    plot.label(x=below, y=lines[0]).theme(style.THEME).on(made).plot()
     grid = np.array(made.axes, dtype=object)
     grid = grid if wrapped else grid.reshape(len(lines), len(titles))
     for place, axes in enumerate(grid.flat):

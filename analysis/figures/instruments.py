@@ -127,13 +127,17 @@ def instruments(runs: pd.DataFrame, rows: pd.DataFrame, panel: str | None = None
     words = (f"{line.label.replace(chr(10), ' ').split(' (')[0]}: {line.words}" for line, _ in read)
     many = found.groupby(["panel", "level"])["run_id"].nunique().max() > FEW
     curve = "Thick: median of the runs followed until then; thin: one curve a run" if many else "One curve a run"
-    caption = f"{'; '.join(words)}. {curve}; what a logarithm cannot show is left out."
+    lone = found.groupby(["line", "run_id"])["value"].transform("size") == 1
+    caption = f"{'; '.join(words)}. {curve}{'; a dot: its only reading' if lone.any() else ''}; "
+    caption += "what a logarithm cannot show is left out."
     plot = so.Plot()
     for level, look in enumerate(layout.looks):
         curves = found[found["level"] == level]
         strength = {"alpha": 0.25, "linewidth": 0.6} if many else {"alpha": 0.8, "linewidth": 1.2}
         mark = so.Path(color=look.colour, linestyle=look.dash, **strength)
         plot = add(plot, mark, curves, x="step", y="value", group="run_id")
+        dot = so.Dot(color=look.colour, marker=look.mark, pointsize=3.5, alpha=0.8)
+        plot = add(plot, dot, found[lone & (found["level"] == level)], x="step", y="value")
     for level, look in enumerate(layout.looks if many else ()):
         middle = found[found["level"] == level].groupby(["panel", "line", "step"], as_index=False)["value"].median()
         mark = so.Path(color=look.colour, linestyle=look.dash, linewidth=1.9)
@@ -158,6 +162,9 @@ def instruments(runs: pd.DataFrame, rows: pd.DataFrame, panel: str | None = None
                     each.axhline(1, color=style.MUTED, linewidth=0.8)
         for each in grid[-1]:
             step_scale(each, rows["step"])
+        for each in grid.flat:
+            for dots in each.collections:  # one of the last step lies on the edge
+                dots.set_clip_on(False)
     return figure
 
 
