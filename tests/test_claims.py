@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from analysis.claims import CLAIMS, Claim, judge, scoreboard
+from analysis.figures import style
 from analysis.frames.load import STEPS
 from analysis.frames.results import Results, read, read_all, write_compact
 from analysis.report import findings
@@ -667,3 +668,11 @@ def test_a_committed_run_trained_again_ends_the_same_way(sweep: str, end: str, t
         assert report.outcome.step == line["outcome_step"]
     else:  # another processor or torch rounds otherwise, and training is chaotic
         assert abs(report.outcome.step - line["outcome_step"]) <= 60
+
+
+@pytest.mark.parametrize(("claim", "words"), [("C1a", "were lost"), ("C13", "got lost")])
+def test_a_figure_of_lost_nets_calls_them_lost_and_not_dead(claim: str, words: str) -> None:
+    committed = findings.committed()
+    figure = NAMED[claim].draw(committed)  # type: ignore[misc]
+    caption = style.caption_of(figure)
+    assert words in caption and "Died: every" not in caption

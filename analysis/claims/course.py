@@ -158,9 +158,9 @@ def foretold(results: Mapping[str, Results]) -> Judgement:
 
 def draw_warning(results: Mapping[str, Results]) -> Figure:
     """The AUC against the step of the prediction."""
-    return warning_curve.warning_curve(
-        early_warning.by_step(graded(results["filters"].runs), results["filters"].rows, [0, 5, 10, 20, 30, 40, 60])
-    )
+    steps = [0, 5, 10, 20, 30, 40, 60]
+    table = early_warning.by_step(graded(results["filters"].runs), results["filters"].rows, steps)
+    return warning_curve.warning_curve(table, ("Loss", "got lost"))
 
 
 _EXACT = "(exact one-sided tests, p < 0.05)"

@@ -116,7 +116,8 @@ def _doubled(runs: pd.DataFrame, factor: str, other: str) -> tuple[Estimate, flo
 def draw_dose(results: Mapping[str, Results]) -> Figure:
     """The share lost at scale 1 against the filters before the pool."""
     runs = unscaled(results)
-    return dose_response.dose_response(runs.assign(outcome=_fate(runs)), "prepool/units")
+    fate = dose_response.Fate("were lost", "are lost", f"{LOST[0].upper()}{LOST[1:]}.")
+    return dose_response.dose_response(runs.assign(outcome=_fate(runs)), "prepool/units", fate=fate)
 
 
 CLAIMS = (

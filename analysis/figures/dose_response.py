@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,18 @@ from harness.located import InputError
 _MOST_TICKS = 9
 
 
-def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, rising: bool = True) -> Figure:
+@dataclass(frozen=True)
+class Fate:
+    """What the outcome `died` stands for where it is something else: `were lost`, `are lost`, and a sentence."""
+
+    was: str
+    does: str
+    explained: str
+
+
+def dose_response(
+    runs: pd.DataFrame, column: str, colour: str | None = None, rising: bool = True, fate: Fate | None = None
+) -> Figure:
     """The share of runs that died against a dose, the fitted curve, and the lethal dose with its interval.
 
     `column` is a numeric column of a frame of `load`, such as `prepool/units` or `optim.lr`; `colour` another, each
@@ -41,10 +53,12 @@ def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, ri
     if not found:
         raise InputError(problems)
     word = event_words(runs)
+    fate = fate or Fate(word, _verb(word), explain_event(runs))
     notes = [
-        f"Marks: share of finished runs that {word}, with its 95 % Wilson interval. Curves: logistic in the logarithm.",
+        f"Marks: share of finished runs that {fate.was}, with its 95 % Wilson interval.",
+        "Curves: logistic in the logarithm.",
         "Bar at one half: 95 % interval of the dose at which half of the runs do; an arrow where it is open.",
-        explain_event(runs),
+        fate.explained,
     ]
     notes += together([name for name in others if name != colour])
     notes += [*(f"Without a curve: {problem}." for problem in problems), *not_counted(runs)]
@@ -58,12 +72,12 @@ def dose_response(runs: pd.DataFrame, column: str, colour: str | None = None, ri
         figure, [axes] = facets(
             [""],
             (5.0, 2.6),
-            f"Runs that {word} against {label.split(' (')[0]}, {style.count(total, 'finished run')}",
+            f"Runs that {fate.was} against {label.split(' (')[0]}, {style.count(total, 'finished run')}",
             " ".join(notes),
             style.key(names, looks)[::-1],
-            f"half of the runs {_verb(word)} at",
+            f"half of the runs {fate.does} at",
             x=label,
-            y=f"share that {word}",
+            y=f"share that {fate.was}",
         )
         tested = sorted({float(value) for each in found.values() for value in each.doses["dose"]})
         axes.set(xscale="log", xlim=(tested[0] / 1.25, tested[-1] * 1.25), ylim=(-0.04, 1.04))

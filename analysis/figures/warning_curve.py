@@ -17,21 +17,26 @@ _LINES = {
 """What is predicted from: columns of the table, and their words."""
 
 
-def warning_curve(table: pd.DataFrame) -> Figure:
-    """How well death is predicted against the step of the prediction, from the table of `early_warning.by_step`."""
+def warning_curve(table: pd.DataFrame, event: tuple[str, str] = ("Death", "died")) -> Figure:
+    """How well death is predicted against the step of the prediction, from the table of `early_warning.by_step`.
+
+    event: what the table's deaths are called, and did.
+    """
+    what, did = event
     named = dict(zip(_LINES, reversed(style.looks(len(_LINES))), strict=True))
     looks = {name: look for name, look in named.items() if table[name].notna().any()}
     n = f"{table['n'].max():.0f} runs of {table['groups'].max():.0f} cells"
     caption = (
-        "Area under the ROC curve: of pairs of runs alive at the step, one that died later and one that did not, the "
+        f"Area under the ROC curve: of pairs of runs alive at the step, one that {did} later and one that did not, the "
         "share ranked the right way round; 0.5 is chance. Cross-validated over cells; bars: 95 % intervals from "
-        "bootstrap samples of the cells. Below: runs known to be alive at the step, and those of them that died later."
+        "bootstrap samples of the cells. Below: runs known to be alive at the step, and those of them that "
+        f"{did} later."
     )
     with style.applied():
         key = style.key([_LINES[name] for name in looks], list(looks.values()), size=4)
         label = "step of the prediction (updates of the weights)"
         figure, [axes] = facets(
-            [""], (5.0, 2.6 + table_height(2)), f"Death foretold, {n}", caption, key, x=label, y="AUC"
+            [""], (5.0, 2.6 + table_height(2)), f"{what} foretold, {n}", caption, key, x=label, y="AUC"
         )
         steps = table["step"].to_numpy(dtype=float)
         width = float(np.ptp(steps)) or 1.0
@@ -43,6 +48,6 @@ def warning_curve(table: pd.DataFrame) -> Figure:
             axes.plot(beside, table[name], **look.line(size=4.5))
         axes.axhline(0.5, color=style.MUTED, linewidth=0.8)
         axes.set(ylim=(min(0.4, float(table[list(looks)].min().min()) - 0.05), 1.02))
-        counts = {words: list(table[name].astype(int)) for words, name in (("alive", "n"), ("died later", "died"))}
+        counts = {words: list(table[name].astype(int)) for words, name in (("alive", "n"), (f"{did} later", "died"))}
         table_below(axes, list(steps), counts, "runs")
     return figure
