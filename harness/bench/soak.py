@@ -27,8 +27,8 @@ SMALL = 64_000_000
 """Bytes of the file system that is filled."""
 AWAY = 1.5
 """Seconds for which a disk is full or read-only."""
-FAREWELL = 30.0
-"""Seconds after which a process that outlived its command is an orphan: a killed driver's Ray takes more than ten."""
+FAREWELL = 180.0
+"""Seconds for which processes may outlive the last command: those of a killed Ray driver take two minutes."""
 _QUIET = ("--wandb", "disabled")
 _PATIENCE = 120.0
 
@@ -40,7 +40,8 @@ class Soak:
     disturbances: by kind. sweeps: done from nothing, until there were enough of them. commands: that it took, each
     continuing what the one before had left. lost_rows: that were on disk before a disturbance and are not in the end.
     differing: runs whose rows are not those of an undisturbed sweep, what depends on the clock apart. done_twice: whose
-    outcome was written again. orphans: processes that outlived a command. temporary: files that were left.
+    outcome was written again. orphans: processes that are there FAREWELL seconds after the last sweep. temporary: files
+    that were left.
     """
 
     executor: str
@@ -73,9 +74,10 @@ class Soak:
 def soak(file: Path, executor: Sequence[str], disturbances: int, seed: int = 0) -> Soak:
     """Do the sweep of a file over and over, disturbing it so often.
 
-    executor: a name and further options of `harness sweep`. Each command is disturbed some seconds after its start: a
-    worker, the command, or its whole process group is killed, or ended politely, or its disk is full or read-only for a
-    while (only as root, who can mount one). Raises InputError where the undisturbed sweep fails.
+    executor: a name and further options of `harness sweep`. Some seconds after its start each command is disturbed: a
+    worker, the command, its whole process group or a node (Ray's, Slurm's) is killed, or ended politely, or its disk is
+    full or read-only for a while (only as root, who can mount one).
+    Raises InputError where the undisturbed sweep fails.
     """
     found, dice, begin = Soak(executor[0]), random.Random(seed), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="harness-soak-") as folder, _small_disk(Path(folder)) as disk:
@@ -83,26 +85,29 @@ def soak(file: Path, executor: Sequence[str], disturbances: int, seed: int = 0) 
         if subprocess.run([*_command(file, whole, ("local",))], stdout=subprocess.DEVNULL, check=False).returncode:
             raise InputError([f"{file}: the sweep fails without any disturbance"])
         expected = {run.run_id: timeless(run.rows()) for run in store.runs(whole)}
-        kinds = _KINDS | (_OF_DISKS if disk else {})
+        kinds = _KINDS | _OF_NODES.get(found.executor, {}) | (_OF_DISKS if disk else {})
+        family: set[psutil.Process] = set()
         while found.disturbances.total() < disturbances:
             out = (disk or Path(folder)) / f"sweep-{found.sweeps}"
-            _one(_Sweep(file, out, executor, dict(expected)), found, disturbances, dice, kinds)
+            _one(_Sweep(file, out, executor, dict(expected), family), found, disturbances, dice, kinds)
             shutil.rmtree(out)
-    found.seconds = time.monotonic() - begin
+        found.seconds = time.monotonic() - begin
+        _, alive = psutil.wait_procs(family, timeout=FAREWELL)
+        found.orphans = sum(each.status() != psutil.STATUS_ZOMBIE for each in alive if each.is_running())
     return found
 
 
 @dataclass
 class _Sweep:
-    """A sweep under way: what is known of its runs, and the processes that its commands had."""
+    """A sweep under way: what is known of its runs, and the processes that this and earlier sweeps' commands had."""
 
     file: Path
     out: Path
     executor: Sequence[str]
     expected: dict[str, list[Row]]
+    family: set[psutil.Process]
     acknowledged: dict[str, list[Row]] = field(default_factory=dict)
     outcomes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    family: set[psutil.Process] = field(default_factory=set)
 
     def look(self) -> None:
         """Take what is on disk now: rows that were acknowledged, and which outcome each finished run has."""
@@ -132,7 +137,7 @@ def _one(sweep: _Sweep, found: Soak, disturbances: int, dice: random.Random, kin
             if process.poll() is not None:
                 break
             with contextlib.suppress(psutil.Error):
-                sweep.family |= {process, *process.children(recursive=True)}
+                sweep.family.update({process, *process.children(recursive=True)})
             sweep.look()
             kind = dice.choice(sorted(kinds))
             if kinds[kind](process, sweep.out, dice):
@@ -141,8 +146,6 @@ def _one(sweep: _Sweep, found: Soak, disturbances: int, dice: random.Random, kin
         sweep.look()
     found.sweeps += 1
     found.runs += len(sweep.expected)
-    _, alive = psutil.wait_procs(sweep.family, timeout=FAREWELL)
-    found.orphans += sum(each.status() != psutil.STATUS_ZOMBIE for each in alive if each.is_running())
     found.temporary += len(list(sweep.out.rglob(TEMPORARY)))
     for run in store.runs(sweep.out):
         rows, before = timeless(run.rows()), timeless(sweep.acknowledged.get(run.run_id, []))
@@ -204,6 +207,30 @@ def _make_read_only(process: psutil.Popen, out: Path, dice: random.Random) -> bo
     return _mount("-o", "remount,rw", str(out.parent))
 
 
+def _kill_raylet(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
+    """Ray's own daemon of the only node, which takes its workers with it."""
+    with contextlib.suppress(psutil.Error):
+        for child in process.children(recursive=True):
+            if child.name() == "raylet":
+                child.kill()
+                return True
+    return False
+
+
+def _down(process: psutil.Popen, out: Path, dice: random.Random) -> bool:
+    """A node of Slurm's, whose jobs are killed and queued again, for a while: where its administrator runs the soak."""
+    node = dice.choice(_told("sinfo", "--Node", "--noheader", "--format=%N").split() or [""])
+    change = ["scontrol", "update", f"nodename={node}"]
+    if subprocess.run([*change, "state=down", "reason=soak"], check=False, capture_output=True).returncode:
+        return False
+    time.sleep(AWAY)
+    return subprocess.run([*change, "state=resume"], check=False, capture_output=True).returncode == 0
+
+
+def _told(*command: str) -> str:
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
+
 _KINDS: dict[str, _Disturbance] = {
     "worker killed": _kill_worker,
     "command killed": _sends(signal.SIGKILL, group=False),
@@ -211,6 +238,7 @@ _KINDS: dict[str, _Disturbance] = {
     "command ended": _sends(signal.SIGTERM, group=False),
     "group ended": _sends(signal.SIGTERM, group=True),
 }
+_OF_NODES: dict[str, dict[str, _Disturbance]] = {"ray": {"node killed": _kill_raylet}, "slurm": {"node down": _down}}
 _OF_DISKS: dict[str, _Disturbance] = {"disk full": _fill, "disk read-only": _make_read_only}
 
 
