@@ -1,4 +1,6 @@
-"""A Slurm cluster of two nodes with one CPU and one fake GPU each, on this machine and on loopback alone.
+"""A Slurm cluster on this machine and on loopback alone: two nodes with one CPU and one fake GPU each, and one of two CPUs.
+
+Partitions: `all` (the default, the two nodes), `urgent` (the same, whose jobs preempt those of `all`), `wide` (the third).
 
 Needs root and Debian's slurmctld, slurmd, slurm-client and munge; no systemd.
 """
@@ -39,12 +41,18 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 CommunicationParameters=NoAddrCache,NoInAddrAny,NoCtldInAddrAny
+SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 KillWait=10
 GresTypes=gpu
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000 Gres=gpu:1
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000 Gres=gpu:1
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName=node3 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[3]} CPUs=2 RealMemory=2000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=node[1-2] Default=YES PriorityTier=1 GraceTime=30 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=node[1-2] PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
+PartitionName=wide Nodes=node3 MaxTime=INFINITE State=UP
 """
 
 
@@ -78,7 +86,7 @@ def cluster(folder: Path) -> Iterator[Path]:
     os.mknod(folder / "gpu0", 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # the null device stands for a GPU
     (folder / "gres.conf").write_text("".join(f"NodeName=node{n} Name=gpu File={folder}/gpu0\n" for n in (1, 2)))
     conf = folder / "slurm.conf"
-    conf.write_text(_CONF.format(host=socket.gethostname().split(".")[0], folder=folder, ports=free_ports(3)))
+    conf.write_text(_CONF.format(host=socket.gethostname().split(".")[0], folder=folder, ports=free_ports(4)))
     environment = os.environ | {"SLURM_CONF": str(conf)}
 
     def start(*command: str) -> None:
@@ -90,10 +98,10 @@ def cluster(folder: Path) -> Iterator[Path]:
             f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed",
         )  # fmt: skip
         start("slurmctld", "-f", str(conf))
-        for name in ("node1", "node2"):
+        for name in ("node1", "node2", "node3"):
             start("slurmd", "-f", str(conf), "-N", name)
         deadline = time.monotonic() + 60
-        while ask(conf, "sinfo", "--noheader", "--format=%D %t").strip() != "2 idle":
+        while ask(conf, "sinfo", "--noheader", "--Node", "--partition=all,wide", "--format=%t").split() != ["idle"] * 3:
             if time.monotonic() > deadline:
                 raise TimeoutError((folder / "slurmctld.log").read_text()[-2000:])
             time.sleep(0.2)

@@ -454,6 +454,16 @@ def test_a_sweep_that_is_missing_leaves_a_claim_undecided_and_says_what_would_de
     assert finding.why == "Not judged: needs `harness sweep experiments/claims/warmup_two_phase.yaml`."
 
 
+def test_what_is_near_neither_side_of_a_rule_names_no_number_of_runs() -> None:
+    """Few nets are lost with a batch-norm, and few learn: neither does it persist nor is it prevented."""
+    between = lambda run: 60 if norm(run) == "paper" or some(0.3, run) else "survived"  # noqa: E731
+    [finding] = judge([NAMED["C4c"]], world(NAMED["C4c"], between, lambda run: {"val/accuracy": 0.2}))
+    assert finding.verdict == "undecided" and "near neither side of the rule" in finding.why
+    half = lambda run: 60 if norm(run) == "paper" or some(0.6, run) else "survived"  # noqa: E731
+    [finding] = judge([NAMED["C4c"]], world(NAMED["C4c"], half, lambda run: {"val/accuracy": 0.2}))
+    assert finding.verdict == "undecided" and "takes about" in finding.why
+
+
 def test_p_values_are_corrected_over_all_claims_that_have_one() -> None:
     weak = world(NAMED["C8"], lambda run: 60 if run.model.up_projection_bias == "on" or some(0.75, run) else "survived")
     [alone] = judge([NAMED["C8"]], weak)

@@ -1,6 +1,7 @@
 """The executor `slurm`, on a real cluster of two nodes on this machine: the same rows, whatever dies on the way."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from harness import store
 from harness.cli import main
 from harness.sweep.executors import slurm
-from harness.sweep.executors.slurm import submitted, take
+from harness.sweep.executors.slurm import Taker, submitted, take
 from harness.sweep.run import read_sweep
 from harness.sweep.work import Report, Task
 from tests.runs import timeless, tiny_sweep
@@ -116,6 +117,44 @@ def test_a_job_at_its_time_limit_saves_a_checkpoint_and_queues_itself_again(
     until(lambda: {each.state() for each in store.runs(out)} == {"finished"} and len(store.runs(out)) == 4, 120)
     whole = tmp_path / "whole"
     assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "local", *QUIET]) == 0
+    assert rows_of(out) == rows_of(whole)
+
+
+@on_a_cluster
+@pytest.mark.slow
+def test_a_preempted_job_saves_a_checkpoint_and_slurm_queues_it_again(there: Path, tmp_path: Path) -> None:
+    sweep, out = tiny_sweep(tmp_path, 250), tmp_path / "out"
+    sweep.write_text(sweep.read_text().replace("checkpoint_every: {value: 10}", "checkpoint_every: {value: 10000}"))
+    command = ["sweep", str(sweep), "--out", str(out), "--executor", "slurm", "--workers", "1", "--detach", *QUIET]
+    assert main(command) == 0
+    (run_id,) = until(lambda: workers(out))
+    array = submitted(out)[-1]
+    urgent = ask(
+        there, "sbatch", "--parsable", "--partition=urgent", "--array=0-1", "--output=/dev/null", "--wrap=sleep 1"
+    )
+    run = store.RunDirectory(out / "runs" / run_id)
+    until(lambda: run.file("checkpoint.pt").exists() and not run.is_locked())
+    until(lambda: not slurm.jobs(urgent.strip()))
+    until(lambda: "PENDING" in ask(there, "squeue", "--noheader", "--format=%T", f"--jobs={array}"))
+    ask(there, "scontrol", "update", f"JobId={array}", "StartTime=now")
+    until(lambda: {each.state() for each in store.runs(out)} == {"finished"} and len(store.runs(out)) == 4, 120)
+    whole = tmp_path / "whole"
+    assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "local", *QUIET]) == 0
+    assert rows_of(out) == rows_of(whole)
+
+
+@on_a_cluster
+@pytest.mark.slow
+def test_a_run_of_two_processes_gets_a_cpu_for_each(there: Path, tmp_path: Path) -> None:
+    sweep, out = tiny_sweep(tmp_path, 10), tmp_path / "out"
+    text = sweep.read_text().replace("device: {value: cpu}", "device: {value: cpu}, processes: {value: 2}")
+    sweep.write_text(text.replace("[0, 1]", "[0]"))
+    options = ["--executor", "slurm", "--partition", "wide", "--workers", "1", "--array-parallelism", "1"]
+    assert main(["sweep", str(sweep), "--out", str(out), *options, "--slurm", "comment=two ranks", *QUIET]) == 0
+    (script,) = (out / "slurm" / submitted(out)[-1]).glob("*.sh")
+    assert "#SBATCH --cpus-per-task=2" in script.read_text() and "#SBATCH --comment" in script.read_text()
+    whole = tmp_path / "whole"
+    assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "inline", *QUIET]) == 0
     assert rows_of(out) == rows_of(whole)
 
 
@@ -237,6 +276,19 @@ def test_a_job_gives_up_after_three_failures_in_a_row(tasks: list[Task], monkeyp
     monkeypatch.setattr(slurm, "work_in_worker", work)
     assert not take(tasks)
     assert len(done) == 6
+
+
+def test_a_bad_node_gets_no_more_of_one_submission_and_another_chance_with_the_next(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    monkeypatch.setattr(slurm, "work_in_worker", lambda task: Report(task.config.run_id, "failed"))
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(pickle.dumps(tasks))
+        with pytest.raises(RuntimeError, match=r"3 runs in a row have failed on node7$"):
+            Taker(str(tmp_path / name))(0)
+        with pytest.raises(RuntimeError, match="on node7; it gets no more"):
+            Taker(str(tmp_path / name))(1)
 
 
 def test_a_run_that_nobody_may_work_on_any_more_is_asked_for_until_it_is_known(

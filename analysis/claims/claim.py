@@ -96,20 +96,23 @@ class Finding:
         if self.verdict != self.judgement.verdict:
             notes.append(f"After Holm's correction p = {self.adjusted:.2g}, so it stays undecided.")
         if self.verdict == "undecided":
-            commands = ", ".join(f"`{_command(name)}`" for name in self.claim.sweeps)
-            notes.append(f"With more seeds these may decide it: {commands}.")
-            if self.claim.needs is not None:
-                notes.append(f"An arm needs n = {self.claim.needs} runs.")
-            level = 1 - ALPHA / FAMILY
-            enough = estimates.runs_to_find(self.judgement.p, self.judgement.effect.n, level=level)
-            if enough is not None:
-                unit = self.judgement.effect.unit
-                notes.append(
-                    f"An effect as seen takes about {enough} {unit}, of which there are {self.judgement.effect.n}."
-                )
+            notes.append(self._would_decide(self.judgement))
         if self.claim.beyond:
             notes.append(self.claim.beyond)
         return " ".join(notes)
+
+
+    def _would_decide(self, judgement: Judgement) -> str:
+        """How many runs like these would decide it."""
+        commands = ", ".join(f"`{_command(name)}`" for name in self.claim.sweeps)
+        enough = estimates.runs_to_find(judgement.p, judgement.effect.n, level=1 - ALPHA / FAMILY)
+        if enough is None:
+            return f"What was seen is near neither side of the rule: more seeds of {commands} would not decide it."
+        notes = [f"With more seeds these may decide it: {commands}."]
+        if self.claim.needs is not None:
+            notes.append(f"An arm needs n = {self.claim.needs} runs.")
+        unit, there = judgement.effect.unit, judgement.effect.n
+        return " ".join([*notes, f"An effect as seen takes about {enough} {unit}, of which there are {there}."])
 
 
 def _command(sweep: str) -> str:

@@ -165,7 +165,7 @@ class Taker:
         """Take runs, those at other places of the list than other jobs begin at. Raises RuntimeError on a bad node."""
         tasks: list[Task] = pickle.loads(Path(self.given).read_bytes())
         node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        bad = Path(self.given).with_name(f"bad-node-{node}")
+        bad = Path(f"{self.given}.bad-{node}")  # in this submission: by the next the node may have been mended
         if bad.exists():
             raise RuntimeError(f"{BAD} runs in a row have failed on {node}; it gets no more ({bad})")
         with stop.on(signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM) as came:
@@ -174,9 +174,9 @@ class Taker:
                     bad.touch()
                     raise RuntimeError(f"{BAD} runs in a row have failed on {node}")
             except stop.Stopped:
-                if (
-                    signal.SIGTERM not in came
-                ):  # by which Slurm ends a job that it queues again itself, or that is cancelled
+                # With SIGTERM Slurm ends what is cancelled, or preempted and queued again by itself: either is no
+                # longer running. But a preempted job is running while its grace lasts, and ending now would be its end.
+                if signal.SIGTERM not in came or [job.state for job in jobs(_own_id())] == ["RUNNING"]:
                     _queue_again()
 
 
@@ -205,10 +205,14 @@ def take(tasks: Sequence[Task]) -> bool:
     return True
 
 
+def _own_id() -> str:
+    """This job's id, as squeue tells it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
 def _queue_again() -> None:
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
-    name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    subprocess.run(["scontrol", "requeue", name], check=True)
+    subprocess.run(["scontrol", "requeue", _own_id()], check=True)
     time.sleep(60)  # Slurm ends this process; a job that ended by itself before that would not come again
 
 
