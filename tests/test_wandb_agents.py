@@ -1,6 +1,6 @@
 """A sweep handed out by a W&B server to its own agents, and what they leave undone done here.
 
-The server is a local one that speaks what an agent asks: SweepWithRuns, CreateAgent, Heartbeat.
+The server is a local one that speaks what is asked of it: UpsertSweep, SweepWithRuns, CreateAgent, Heartbeat.
 """
 
 import itertools
@@ -30,8 +30,15 @@ KEY = "0" * 40
 class Sweeps:
     """A server's side of one grid sweep: which points are left, and which agent has which."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.lock = text, threading.Lock()
+    def __init__(self) -> None:
+        self.text, self.lock = "", threading.Lock()
+        self.points: list[dict[tuple[str, str], Any]] = []
+        self.agents = 0
+        self.given: list[tuple[str, str]] = []
+
+    def take(self, text: str) -> None:
+        """Have this sweep from now on."""
+        self.text = text
         sections = yaml.safe_load(text)["parameters"]
         fields = {
             (section, name): each.get("values", [each.get("value")])
@@ -39,12 +46,14 @@ class Sweeps:
             for name, each in (content.get("parameters") or {"": content}).items()
         }
         self.points = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-        self.agents = 0
-        self.given: list[tuple[str, str]] = []
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The data that a query asks for."""
         with self.lock:
+            if "UpsertSweep" in query:
+                self.take(variables["config"])
+                sweep = {"name": "s1", "project": {"name": "project", "entity": {"name": "me"}}}
+                return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
             if "SweepWithRuns" in query:
                 sweep = {"id": "1", "name": "s1", "method": "grid", "state": "RUNNING", "config": self.text}
                 return {"project": {"sweep": {**sweep, "runs": {"edges": []}}}}
@@ -77,8 +86,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Sweeps, str, Path]]:
     """The server's side, its address, and the sweep's file."""
     file = tiny_sweep(tmp_path, 60)
     file.write_text('program: harness\ncommand: ["${program}", run, "${args_json_file}"]\n' + file.read_text())
-    sweeps = Sweeps(file.read_text())
-
+    sweeps = Sweeps()
     with serving(lambda query, variables: {"data": sweeps.answer(query, variables)}) as address:
         yield sweeps, address, file
 
@@ -90,7 +98,11 @@ def test_two_agents_share_a_sweep_and_what_a_killed_one_left_is_done_here(
     sweeps, address, file = served
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = without_login(tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=KEY, PATH=programs)
-    command = [sys.executable, "-m", "wandb", "agent", "me/project/s1"]
+    wandb = [sys.executable, "-m", "wandb"]
+    made = subprocess.run([*wandb, "sweep", "--project", "project", "--entity", "me", str(file)], cwd=tmp_path, env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)  # fmt: skip
+    assert "wandb agent me/project/s1" in made.stdout, made.stdout
+    command = [*wandb, "agent", "me/project/s1"]
     agents = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
