@@ -94,6 +94,19 @@ def test_a_cluster_of_its_own_gives_the_same_rows_as_inline(whole: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_run_of_two_processes_gets_a_cpu_for_each(tmp_path: Path) -> None:
+    sweep = tiny_sweep(tmp_path, 10)
+    text = sweep.read_text().replace("device: {value: cpu}", "device: {value: cpu}, processes: {value: 2}")
+    sweep.write_text(text.replace("[0, 1]", "[0]").replace("[1.0, 0.1]", "[0.1]"))
+    for name in ("ray", "inline"):
+        command = [*HARNESS, str(sweep), "--out", str(tmp_path / name), "--executor", name, *QUIET]
+        command += ["--workers", "2"] if name == "ray" else []
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "inline")
+
+
+@pytest.mark.slow
 def test_a_removed_node_and_a_killed_worker_cost_no_run(cluster: Any, whole: Path, tmp_path: Path) -> None:
     import psutil
 

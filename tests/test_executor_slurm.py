@@ -148,7 +148,7 @@ def test_a_preempted_job_saves_a_checkpoint_and_slurm_queues_it_again(there: Pat
 def test_a_run_of_two_processes_gets_a_cpu_for_each(there: Path, tmp_path: Path) -> None:
     sweep, out = tiny_sweep(tmp_path, 10), tmp_path / "out"
     text = sweep.read_text().replace("device: {value: cpu}", "device: {value: cpu}, processes: {value: 2}")
-    sweep.write_text(text.replace("[0, 1]", "[0]"))
+    sweep.write_text(text.replace("[0, 1]", "[0]").replace("[1.0, 0.1]", "[0.1]"))
     options = ["--executor", "slurm", "--partition", "wide", "--workers", "1", "--array-parallelism", "1"]
     assert main(["sweep", str(sweep), "--out", str(out), *options, "--slurm", "comment=two ranks", *QUIET]) == 0
     (script,) = (out / "slurm" / submitted(out)[-1]).glob("*.sh")
