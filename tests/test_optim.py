@@ -1,5 +1,6 @@
 """RMSProp with TF's semantics against golden vectors (harness/optim/README.md), and the schedules."""
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,42 @@ def test_rmsprop_hides_a_warmup_for_small_gradients(step: int, share: float) -> 
         weight.grad = torch.full_like(weight, 0.01)
         optimizer.step()
     assert (before - weight.item()) / 0.01 == pytest.approx(share, abs=5e-5)
+
+
+def long_way(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], lr: float) -> None:
+    """TF's RMSProp on one weight, with decay and momentum 0.9, epsilon 1 and an L2 penalty of 0.01."""
+    gradient = gradient + 0.01 * weight
+    state["ms"].mul_(0.9).addcmul_(gradient, gradient, value=1 - 0.9)
+    state["b"].mul_(0.9).addcdiv_(gradient, (state["ms"] + 1.0).sqrt(), value=lr)
+    weight -= state["b"]
+
+
+def test_rmsprop_of_many_weights_is_that_of_each_bit_for_bit() -> None:
+    """Whatever their order in memory, which have a gradient, and whether the state was loaded meanwhile."""
+    shapes: list[tuple[int, ...]] = [(8, 4, 3, 3), (8, 4, 1, 1), (8,), (5, 7), ()]
+    start = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
+    start[0] = start[0].contiguous(memory_format=torch.channels_last)
+    weights = [nn.Parameter(each.clone()) for each in start]
+    optimizer = RMSPropTF(weights, lr=0.045, weight_decay=0.01)
+    expected = [each.clone() for each in start]
+    states = [{"ms": torch.ones_like(each), "b": torch.zeros_like(each)} for each in start]
+    noise = torch.Generator().manual_seed(2)
+    for step in range(8):
+        if step == 3:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        if step == 5:
+            optimizer = copy.deepcopy(optimizer)
+            weights = optimizer.param_groups[0]["params"]
+        for number, (weight, other, state) in enumerate(zip(weights, expected, states, strict=True)):
+            gradient = torch.randn(weight.shape, generator=noise)  # of another order in memory than a channels-last one
+            weight.grad = None if number == step % 4 else gradient
+            if weight.grad is not None:
+                long_way(other, gradient, state, 0.045)
+        optimizer.step()
+    assert all(torch.equal(weight, other) for weight, other in zip(weights, expected, strict=True))
+    for weight, state in zip(weights, states, strict=True):
+        assert torch.equal(optimizer.state[weight]["mean_square"], state["ms"])
+        assert optimizer.state[weight]["momentum"].stride() == weight.stride()
 
 
 def test_rmsprop_decays_weights_through_the_gradient() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness import architectures
-from harness.models.layers import Concatenation, ConvLayer, PaddedShortcut, ResidualSum, Style
+from harness.models.layers import Concatenation, Conv2d, ConvLayer, PaddedShortcut, ResidualSum, Style
 
 
 def build_branch(branch: architectures.Branch, in_width: int, style: Style, *, linear: bool = False) -> nn.Module:
@@ -62,7 +62,7 @@ class InceptionResNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.branches = build_module(module, width, style)
-        self.up_projection = nn.Conv2d(architectures.out_width(module, width), width, 1, bias=bias)
+        self.up_projection = Conv2d(architectures.out_width(module, width), width, 1, bias=bias)
         self.branch_norm = style.make_norm(width) if branch_norm else nn.Identity()
         self.residual_sum = residual_sum
         self.sum_norm = style.make_norm(width) if sum_norm else nn.Identity()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
@@ -47,6 +48,44 @@ class Style:
         return batch_norm(width, eps=self.bn_eps, momentum=self.bn_momentum, gamma=self.bn_gamma)
 
 
+UNFOLDED = 2**16
+"""Elements of an unfolded input up to which a convolution on a CPU is a product of matrices."""
+WEIGHTS = 2**20
+"""Weights times images up to which it is: the gradient of the weights is summed image by image."""
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution; on a CPU a small one is a product of matrices, torch's own other way to do it.
+
+    oneDNN takes 0.1 ms and more to begin, with which a small net spends half of its step. The choice is by shapes, so
+    that a run repeats bitwise; the two ways differ by rounding.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self._small(input, weight):
+            return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
+        unfolding: Callable[..., Tensor] = torch._C._nn.thnn_conv2d  # type: ignore[attr-defined]
+        # All channels-last: where the order in memory of images and weights differs, its gradients are wrong.
+        images = input.contiguous(memory_format=torch.channels_last)
+        return unfolding(images, weight, self.kernel_size, bias, self.stride, self.padding)
+
+    def _small(self, x: Tensor, weight: Tensor) -> bool:
+        plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu" and x.ndim == 4
+        if not (plain and weight.is_contiguous(memory_format=torch.channels_last)):
+            return False
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _is_transformed():
+            return False
+        (rows, columns), (high, wide) = self.kernel_size, self.stride
+        positions = x.shape[2] * x.shape[3] / (high * wide)  # about: padding apart
+        unfolded = x.shape[0] * self.in_channels * rows * columns * positions
+        return unfolded <= UNFOLDED and x.shape[0] * weight.numel() <= WEIGHTS
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which know one of the two ways only."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 class ConvLayer(nn.Module):
     """Convolution, batch-norm, activation. Without batch-norm the convolution has the bias that batch-norm had."""
 
@@ -63,7 +102,7 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         padding = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
-        self.conv = nn.Conv2d(in_width, out_width, kernel, stride, padding, bias=not style.normed)
+        self.conv = Conv2d(in_width, out_width, kernel, stride, padding, bias=not style.normed)
         self.norm = style.make_norm(out_width)
         self.activation = nn.Identity() if linear else style.make_activation()
 

@@ -33,7 +33,7 @@ _SECOND = (
 )  # fmt: skip
 _CONVOLUTIONS = (
     "convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution", "cudnn_convolution",
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "_slow_conv2d_forward", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 )  # fmt: skip
 _VIEWS = (
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_reshape_alias",
