@@ -10,7 +10,7 @@ CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm 
   optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance \
   replicas critical_rate replicas_remedies replicas_width stability_margin dose
 
-.PHONY: quickstart gpu test lint claims findings format clean
+.PHONY: quickstart gpu test slow lint claims findings format clean
 
 quickstart: $(USER_READY)
 	$(BIN)/harness sweep experiments/quickstart.yaml --out $(QUICKSTART)
@@ -24,8 +24,12 @@ $(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(shell find analysis -ty
 gpu: $(DEV_READY)
 	$(BIN)/harness bench gpu --json out/gpu.json
 
+# What a change is checked with, within five minutes; what needs minutes each, whole clusters among it, is `make slow`.
 test: $(DEV_READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(DEV_READY)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

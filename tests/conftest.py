@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one thread, no network, slow tests last."""
+"""Fixtures of all tests: one thread, no network; slow tests last where all run."""
 
 import os
 import signal

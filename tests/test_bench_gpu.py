@@ -88,6 +88,7 @@ def test_steps_are_timed_beside_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert part.rows[2]["of timm"] == 1 and not part.problems
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_only_while_there_is_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

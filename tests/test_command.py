@@ -126,6 +126,7 @@ def test_dry_run_lists_the_runs_quickly_without_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "tiny.yaml"]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_begins_leaves_torch_to_its_workers(tmp_path: Path) -> None:
     """Torch takes seconds and half a gigabyte, and a sweep's own process needs none of it."""
     code = (

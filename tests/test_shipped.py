@@ -19,6 +19,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"harness {__version__}\n"
 
 
+@pytest.mark.slow
 def test_quickstart_trains_the_shipped_sweep_and_draws_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
