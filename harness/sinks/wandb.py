@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,58 +44,76 @@ class WandbOptions:
 
 
 class WandbSink:
-    """Mirrors rows to wandb. When wandb fails in any way, says so once in this process and lets the run go on."""
+    """Mirrors rows to wandb. When wandb fails in any way, says so once in this process and lets the run go on.
+
+    All of it happens in a thread of the sink's own, one thing after the other, and begins with the first row, so that
+    no step waits for wandb, which takes a second and more to begin. `close` waits for what is left.
+    """
 
     wants_histogram = True
     _complained = False
 
     def __init__(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
         self._run: Any = None
-        try:
-            self._wandb: Any = quiet_wandb(options.folder)
-            # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
-            self._wandb.util.pd_available = False
-            self._run = self._wandb.init(
-                mode=options.mode,
-                dir=str(options.folder),
-                project=options.project,
-                # a run that a `wandb agent` started has its id from the agent
-                id=os.environ.get("WANDB_RUN_ID") or run.run_id,
-                name=f"{options.group} seed={config.seed}",
-                resume="allow",
-                group=options.group,
-                job_type="train",
-                tags=list(options.tags),
-                config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
-                settings=_settings(self._wandb),
-            )
-            self._run.define_metric("step")
-            self._run.define_metric("*", step_metric="step")
-        except Exception as error:  # a mirror must never stop the run, whatever breaks in it
-            self._give_up(error)
+        self._thread = ThreadPoolExecutor(1, "wandb")
+        self._beginning: tuple[RunConfig, RunDirectory, WandbOptions] | None = (config, run, options)
 
     def row(self, step: int, metrics: Mapping[str, Any], histogram: Histogram | None) -> None:
         """Log the row, with the histogram as `prepool/activations`."""
-        if self._run is None:
-            return
-        try:
-            record: dict[str, Any] = {"step": step, **metrics}
-            if histogram is not None:
-                record["prepool/activations"] = self._wandb.Histogram(np_histogram=histogram)
-            self._run.log(record, step=step)
-        except Exception as error:
-            self._give_up(error)
+        self._do(self._log, {"step": step, **metrics}, histogram)
 
     def close(self, outcome: Outcome | None) -> None:
         """Write the outcome into the summary and finish."""
+        self._do(self._end, outcome)
+        self._thread.shutdown()
+
+    def _do(self, what: Callable[..., None], *args: Any) -> None:
+        def carefully() -> None:
+            try:
+                if self._beginning is not None:
+                    beginning, self._beginning = self._beginning, None
+                    self._begin(*beginning)
+                what(*args)
+            except Exception as error:  # a mirror must never stop the run, whatever breaks in it
+                self._give_up(error)
+
+        self._thread.submit(carefully)
+
+    def _begin(self, config: RunConfig, run: RunDirectory, options: WandbOptions) -> None:
+        self._wandb = quiet_wandb(options.folder)
+        # it would import pandas, 60 MB in each worker, to ask whether a histogram is a data frame
+        self._wandb.util.pd_available = False
+        mirror = self._wandb.init(
+            mode=options.mode,
+            dir=str(options.folder),
+            project=options.project,
+            # a run that a `wandb agent` started has its id from the agent
+            id=os.environ.get("WANDB_RUN_ID") or run.run_id,
+            name=f"{options.group} seed={config.seed}",
+            resume="allow",
+            group=options.group,
+            job_type="train",
+            tags=list(options.tags),
+            config={**config.model_dump(mode="json"), "run_id": run.run_id, "provenance": run.provenance()},
+            settings=_settings(self._wandb),
+        )
+        mirror.define_metric("step")
+        mirror.define_metric("*", step_metric="step")
+        self._run = mirror
+
+    def _log(self, record: dict[str, Any], histogram: Histogram | None) -> None:
         if self._run is None:
             return
-        try:
-            if outcome is not None:
-                self._run.summary.update({f"outcome/{key}": value for key, value in outcome.as_dict().items()})
-            self._run.finish(exit_code=0 if outcome is not None else 1)
-        except Exception as error:
-            self._give_up(error)
+        if histogram is not None:
+            record["prepool/activations"] = self._wandb.Histogram(np_histogram=histogram)
+        self._run.log(record, step=record["step"])
+
+    def _end(self, outcome: Outcome | None) -> None:
+        if self._run is None:
+            return
+        if outcome is not None:
+            self._run.summary.update({f"outcome/{key}": value for key, value in outcome.as_dict().items()})
+        self._run.finish(exit_code=0 if outcome is not None else 1)
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
