@@ -240,6 +240,17 @@ def test_a_node_that_sees_another_folder_or_has_other_versions_says_so(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == [".probe.tmp"]
 
 
+def test_what_a_killed_driver_has_left_is_removed_and_a_living_ones_sign_is_not(tmp_path: Path) -> None:
+    left = tmp_path / executor._SIGN.format(host=socket.gethostname(), word="left")
+    of_another_host = tmp_path / executor._SIGN.format(host="elsewhere", word="theirs")
+    left.touch()
+    of_another_host.touch()
+    with executor._sign(tmp_path) as (one, _), executor._sign(tmp_path) as (other, word):
+        assert not left.exists() and of_another_host.exists()
+        assert one.exists() and other.read_text() == word
+    assert list(tmp_path.iterdir()) == [of_another_host]
+
+
 def test_as_many_runs_are_handed_out_as_nodes_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [
         {"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}},

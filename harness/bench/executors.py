@@ -110,7 +110,13 @@ def _tune(configs: Sequence[RunConfig], out: Path) -> None:
         tune.report({"done": RunDirectory(Path(settings["out"]) / "runs" / config.run_id).state() == "finished"})
 
     with contextlib.redirect_stdout(None):
-        ray.init(num_cpus=cpu_count(), include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        ray.init(
+            address="local",
+            num_cpus=cpu_count(),
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
         try:
             space = {"config": tune.grid_search([each.model_dump_json() for each in configs]), "out": str(out)}
             where = tune.RunConfig(storage_path=str(out / "tune"), verbose=0)

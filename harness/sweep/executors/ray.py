@@ -8,6 +8,7 @@ from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import threading
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.devices import cpu_count
-from harness.files import write_atomically
 from harness.located import InputError
 from harness.provenance import versions
 from harness.store import RunDirectory
@@ -80,6 +80,7 @@ class Ray:
         try:
             if self.address is None:
                 ray.init(
+                    address="local",  # without it one that somebody else runs on this machine is joined
                     num_cpus=self.workers or cpu_count(),
                     include_dashboard=False,
                     log_to_driver=False,
@@ -151,32 +152,8 @@ def _join(ray: Any, address: str) -> None:
 
 def _probe(ray: Any, out: Path) -> None:
     """Raise InputError unless every node has this version of the package and writes into the same output folder."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    word = uuid.uuid4().hex
-    asked = out.absolute() / f".probe.{word}.tmp"
-    look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    try:
-        write_atomically(asked, word.encode())
-        answers = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                str(asked), word, versions()
-            ): name
-            for node, name in nodes.items()
-        }
-        done, late = ray.wait(list(answers), num_returns=len(answers), timeout=60 + 4 * PATIENCE)
-        problems = [f"node {answers[each]}: no answer to a first task" for each in late]
-        for each in done:
-            try:
-                said = ray.get(each)
-            except Exception as error:  # the package is not there, or of another version
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                said = f"cannot run the package's code: {lines[-1].strip() if lines else type(error).__name__}"
-            if said:
-                problems.append(f"node {answers[each]}: {said}")
-    finally:
-        asked.unlink(missing_ok=True)
+    with _sign(out.absolute()) as (asked, word):
+        problems = _ask_nodes(ray, asked, word)
     if problems:
         raise InputError(
             [
@@ -184,6 +161,59 @@ def _probe(ray: Any, out: Path) -> None:
                 f"every node needs this package, installed in the same environment, and {out.absolute()} shared",
             ]
         )
+
+
+_SIGN = ".probe.{host}.{word}.tmp"
+
+
+@contextlib.contextmanager
+def _sign(out: Path) -> Iterator[tuple[Path, str]]:
+    """A file of the output folder that the nodes look for, and the word in it.
+
+    It is locked while its driver lives; those that killed drivers of this host have left are removed on the way.
+    """
+    host = socket.gethostname()
+    for left in out.glob(_SIGN.format(host=host, word="*")):
+        with contextlib.suppress(OSError), left.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    word = uuid.uuid4().hex
+    path = out / _SIGN.format(host=host, word=word)
+    with path.open("x") as file:
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(word)
+            file.flush()
+            os.fsync(file.fileno())
+            yield path, word
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _ask_nodes(ray: Any, asked: Path, word: str) -> list[str]:
+    """What is wrong with nodes that are to find a file with this word in it."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    answers = {
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            str(asked), word, versions()
+        ): name
+        for node, name in nodes.items()
+    }
+    done, late = ray.wait(list(answers), num_returns=len(answers), timeout=60 + 4 * PATIENCE)
+    problems = [f"node {answers[each]}: no answer to a first task" for each in late]
+    for each in done:
+        try:
+            said = ray.get(each)
+        except Exception as error:  # the package is not there, or of another version
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            said = f"cannot run the package's code: {lines[-1].strip() if lines else type(error).__name__}"
+        if said:
+            problems.append(f"node {answers[each]}: {said}")
+    return problems
 
 
 def _look(asked: str, word: str, expected: dict[str, str]) -> str:
@@ -195,7 +225,7 @@ def _look(asked: str, word: str, expected: dict[str, str]) -> str:
     except OSError as error:
         return f"does not see {path.parent}: {error.strerror}"
     try:
-        answer = path.with_name(f".probe.{uuid.uuid4().hex}.tmp")
+        answer = path.with_name(_SIGN.format(host=socket.gethostname(), word=uuid.uuid4().hex))
         answer.touch()
         answer.unlink()
     except OSError as error:
