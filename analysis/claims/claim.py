@@ -101,7 +101,6 @@ class Finding:
             notes.append(self.claim.beyond)
         return " ".join(notes)
 
-
     def _would_decide(self, judgement: Judgement) -> str:
         """How many runs like these would decide it."""
         commands = ", ".join(f"`{_command(name)}`" for name in self.claim.sweeps)

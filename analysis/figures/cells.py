@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,12 +18,33 @@ LINE = 0.17
 """Height of a line of a cell, in inches."""
 
 
+@contextlib.contextmanager
+def _alone(axes: Axes) -> Iterator[None]:
+    """Draw nothing else of the figure, nor lay it out: seaborn draws it whole to see whether labels overlap."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "panels are in a figure"
+    engine, others = (
+        figure.get_layout_engine(),
+        [each for each in figure.axes if each is not axes and each.get_visible()],
+    )
+    figure.set_layout_engine("none")
+    for each in others:
+        each.set_visible(False)
+    try:
+        yield
+    finally:
+        for each in others:
+            each.set_visible(True)
+        figure.set_layout_engine(engine)
+
+
 def draw_cells(axes: Axes, shares: pd.Series[float], across: Factor, up: Factor) -> None:
     """A cell for each combination of levels, index (y, x), the lowest at the bottom left; hatched without a share."""
     labels = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
     look: dict[str, Any] = {"cmap": style.SHARES, "vmin": 0, "vmax": 1, "cbar": False}
     below = [level.replace(" to ", "\nto ") for level in across.levels]
-    seaborn.heatmap(shares.unstack(), ax=axes, xticklabels=below, yticklabels=up.levels, **look)
+    with _alone(axes):
+        seaborn.heatmap(shares.unstack(), ax=axes, xticklabels=below, yticklabels=up.levels, **look)
     axes.set(ylim=(0, len(up.levels)), **labels)
     axes.tick_params(length=0)
     axes.tick_params(axis="y", rotation=0)
