@@ -10,7 +10,7 @@ CLAIMS := filters filters_wide learning_rate warmup warmup_two_phase batch_norm 
   optimizers_sgd optimizers_epsilon clipping inception_v4 accuracy accuracy_sum_norm accuracy_v4 trunk_branch variance \
   replicas critical_rate replicas_remedies replicas_width stability_margin dose
 
-.PHONY: quickstart gpu test slow lint claims findings format clean
+.PHONY: quickstart gpu bench test slow lint claims findings format clean
 
 quickstart: $(USER_READY)
 	$(BIN)/harness sweep experiments/quickstart.yaml --out $(QUICKSTART)
@@ -23,6 +23,10 @@ $(QUICKSTART)/report.html: $(QUICKSTART)/index.parquet $(shell find analysis -ty
 # All that no CPU can check, in 8 minutes on one GPU; commit the file that it writes under its card's name.
 gpu: $(DEV_READY)
 	$(BIN)/harness bench gpu --json out/gpu.json
+
+# Ratios to timm, Ray Tune, a process a run, fastai and a CSV a run: some minutes.
+bench: $(DEV_READY)
+	$(BIN)/harness bench page experiments/short.yaml --out experiments/BENCH.md
 
 # What a change is checked with, within five minutes; what needs minutes each, whole clusters among it, is `make slow`.
 test: $(DEV_READY)

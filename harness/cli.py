@@ -206,6 +206,12 @@ def _parser() -> argparse.ArgumentParser:
         "--by", action="append", metavar="TEXT", help="as in 'ray --workers 2', tune, process (default: local, process)"
     )
     executors.set_defaults(measure=_bench_executors)
+    page = costs.add_parser(
+        "page", help="the benchmark page: ratios to timm, Ray Tune, fastai, a CSV a run, and others"
+    )
+    page.add_argument("file", type=Path, metavar="SWEEP.yaml", help="a sweep of short runs")
+    page.add_argument("--out", type=Path, required=True, metavar="FILE.md", help="where the page is written")
+    page.set_defaults(measure=_bench_page)
     gpu = costs.add_parser("gpu", help="all that no CPU can check: tests, agreement, arithmetic, speed, memory")
     gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: its logic, small (default: cuda)")
     gpu.add_argument("--minutes", type=_factor, default=8.0, help="begin nothing after them (default: %(default)g)")
@@ -458,6 +464,17 @@ def _bench_load(options: argparse.Namespace) -> int:
     from harness.bench.load import measure_load
 
     print(measure_load(options.runs, options.rows))
+    return DONE
+
+
+def _bench_page(options: argparse.Namespace) -> int:
+    from harness.bench.page import write_page
+    from harness.files import write_atomically
+    from harness.sweep.run import read_sweep
+
+    read_sweep(options.file)
+    write_atomically(options.out, write_page(options.file, console.print).encode())
+    console.print(shown(f"written: {options.out}"))
     return DONE
 
 

@@ -83,6 +83,40 @@ def measure_load(runs: int = 10_000, rows: int = 1_000) -> LoadCost:
     return LoadCost(runs, rows, disk, index_seconds, indexed, map_seconds, rows_seconds, memory)
 
 
+@dataclass(frozen=True)
+class CsvCost:
+    """Seconds to read METRICS of every row of runs: from their folders, the index included, and from a CSV a run."""
+
+    runs: int
+    rows_each: int
+    folders: float
+    csv: float
+
+
+def measure_csv(runs: int = 400, rows: int = 1_000) -> CsvCost:
+    """Time how runs are read beside the way in which wandb's are exported: a CSV a run, joined by pandas."""
+    import pandas as pd
+
+    from analysis.frames.load import load, load_rows
+
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        out, exported = Path(folder) / "out", Path(folder) / "csv"
+        simulate(out, runs, rows)
+        exported.mkdir()
+        for run in store.runs(out):
+            pd.DataFrame(run.rows()).to_csv(exported / f"{run.run_id}.csv", index=False)
+        marks = [time.perf_counter()]
+        read = load_rows(out, load(out), METRICS)
+        marks.append(time.perf_counter())
+        joined = pd.concat(
+            pd.read_csv(file, usecols=["step", *METRICS]).assign(run_id=file.stem) for file in exported.glob("*.csv")
+        )
+        marks.append(time.perf_counter())
+        assert len(read) == len(joined) == runs * rows, "every row is read"
+    folders, csv = np.diff(marks).tolist()
+    return CsvCost(runs, rows, folders, csv)
+
+
 def simulate(out: Path, runs: int, rows: int) -> None:
     """Write finished runs over widths, scales, learning rates and seeds, each with `rows` rows of METRICS_EACH metrics.
 
