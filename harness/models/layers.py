@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,41 +51,91 @@ class Style:
 
 
 UNFOLDED = 2**16
-"""Elements of an unfolded input up to which a convolution on a CPU is a product of matrices."""
+"""Elements of an unfolded input up to which a convolution on a CPU is a product of matrices for each image."""
 WEIGHTS = 2**20
 """Weights times images up to which it is: the gradient of the weights is summed image by image."""
+POINTWISE = 2**15
+"""Elements of an input from which a 1x1 convolution on a CPU is one product of matrices for all images..."""
+MANY = 16
+"""... and images from which it is, whatever their size."""
+
+
+class _Way(NamedTuple):
+    """How images of one shape are convolved: by which function, with which taps of the kernel, and padding."""
+
+    by: Literal["linear", "unfolding", "torch"]
+    taps: tuple[slice, slice] | None
+    kernel: tuple[int, int]
+    padding: tuple[int, int]
 
 
 class Conv2d(nn.Conv2d):
-    """torch's convolution; on a CPU a small one is a product of matrices, torch's own other way to do it.
+    """torch's convolution, by the quickest of torch's ways to do it for channels-last float32 images on a CPU.
 
-    oneDNN takes 0.1 ms and more to begin, with which a small net spends half of its step. The choice is by shapes, so
-    that a run repeats bitwise; the two ways differ by rounding.
+    Taps of the kernel that meet padding alone are left out. A 1x1 convolution of much is a linear layer at every
+    position, one product of matrices; another small one is a product for each image, where oneDNN would take 0.1 ms to
+    begin. The choice is by shapes, so that a run repeats bitwise; the ways differ by rounding.
     """
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._ways: dict[torch.Size, _Way] = {}
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not self._small(input, weight):
+        if not _plain(input, weight):
             return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
-        unfolding: Callable[..., Tensor] = torch._C._nn.thnn_conv2d  # type: ignore[attr-defined]
-        # All channels-last: where the order in memory of images and weights differs, its gradients are wrong.
-        images = input.contiguous(memory_format=torch.channels_last)
-        return unfolding(images, weight, self.kernel_size, bias, self.stride, self.padding)
+        way = self._ways.get(input.shape)
+        if way is None:
+            way = self._ways[input.shape] = self._way(input.shape)
+        if way.taps is not None:
+            weight = weight[(slice(None), slice(None), *way.taps)].contiguous(memory_format=torch.channels_last)
+        if way.by == "linear":
+            return functional.linear(input.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        if way.by == "unfolding":
+            return _unfolding(input, weight, way.kernel, bias, self.stride, way.padding)
+        return functional.conv2d(input, weight, bias, self.stride, way.padding)
 
-    def _small(self, x: Tensor, weight: Tensor) -> bool:
-        plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu" and x.ndim == 4
-        if not (plain and weight.is_contiguous(memory_format=torch.channels_last)):
-            return False
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _is_transformed():
-            return False
-        (rows, columns), (high, wide) = self.kernel_size, self.stride
-        positions = x.shape[2] * x.shape[3] / (high * wide)  # about: padding apart
-        unfolded = x.shape[0] * self.in_channels * rows * columns * positions
-        return unfolded <= UNFOLDED and x.shape[0] * weight.numel() <= WEIGHTS
+    def _way(self, shape: Sequence[int]) -> _Way:
+        padding = (int(self.padding[0]), int(self.padding[1]))
+        kernel = (self.kernel_size[0], self.kernel_size[1])
+        taps = None
+        if self.stride == (1, 1) and kernel == (2 * padding[0] + 1, 2 * padding[1] + 1):
+            high, wide = min(padding[0], shape[2] - 1), min(padding[1], shape[3] - 1)  # taps beside the middle one
+            if (high, wide) != padding:
+                row, column = padding[0] - high, padding[1] - wide
+                kernel, padding = (2 * high + 1, 2 * wide + 1), (high, wide)
+                taps = slice(row, row + kernel[0]), slice(column, column + kernel[1])
+        if self.stride == (1, 1) and kernel == (1, 1) and (shape[0] >= MANY or math.prod(shape) >= POINTWISE):
+            return _Way("linear", taps, kernel, padding)
+        positions = shape[2] * shape[3] / (self.stride[0] * self.stride[1])  # about: padding apart
+        unfolded = shape[0] * positions * self.in_channels * math.prod(kernel)
+        weights = shape[0] * self.in_channels * self.out_channels * math.prod(kernel)
+        return _Way("unfolding" if unfolded <= UNFOLDED and weights <= WEIGHTS else "torch", taps, kernel, padding)
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which know one of the two ways only."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+def _unfolding(x: Tensor, *rest: Any) -> Tensor:
+    found: Tensor = torch._C._nn.thnn_conv2d(x, *rest)  # type: ignore[attr-defined]
+    return found
+
+
+def _plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether images and weights are such that all ways are known to give the same.
+
+    Both must be channels-last: where their orders in memory differ, the gradients of `thnn_conv2d` are wrong. The
+    compiler chooses for itself; torch.func and forward-mode differentiation know only torch's usual way.
+    """
+    return (
+        type(x) is Tensor
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class ConvLayer(nn.Module):

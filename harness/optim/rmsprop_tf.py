@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PIECE = 2**16
+"""Elements that are updated at once on a CPU: they stay in its cache."""
+
 
 class RMSPropTF(torch.optim.Optimizer):
     """RMSProp as `tf.train.RMSPropOptimizer` does it, the optimizer of 1602.07261 (section 4: decay 0.9, epsilon 1.0).
@@ -145,7 +148,10 @@ def _update(weights: list[Tensor], state: _SideBySide, group: dict[str, Any]) ->
     gradient = state.line_up([weight.grad for weight in weights])  # type: ignore[misc]
     if group["weight_decay"]:
         gradient.add_(state.line_up(weights), alpha=group["weight_decay"])
-    state.mean_square.mul_(group["decay"]).addcmul_(gradient, gradient, value=1 - group["decay"])
-    root = (state.mean_square + group["eps"]).sqrt_()
-    state.momentum.mul_(group["momentum"]).addcdiv_(gradient, root, value=group["lr"])
+    size = PIECE if gradient.device.type == "cpu" else gradient.numel()
+    pieces = (torch.split(each, size) for each in (state.mean_square, state.momentum, gradient))
+    for square, momentum, piece in zip(*pieces, strict=True):
+        square.mul_(group["decay"]).addcmul_(piece, piece, value=1 - group["decay"])
+        root = (square + group["eps"]).sqrt_()
+        momentum.mul_(group["momentum"]).addcdiv_(piece, root, value=group["lr"])
     torch._foreach_sub_(weights, state.momenta)
