@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -109,6 +109,7 @@ odd_values = odd_scalars | st.lists(odd_scalars, min_size=1, max_size=3).map(lam
 
 
 @given(st.sampled_from(FIELDS), odd_values)
+@example("seed", "1_E310")
 @settings(max_examples=300, deadline=None)
 def test_every_refusal_is_one_line_and_its_advice_is_taken(field: str, text: str) -> None:
     for problem in refusal(f"{field}={text}"):

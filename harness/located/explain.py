@@ -98,7 +98,8 @@ def _found(value: Any, raw: str | None) -> str:
         if any(text == value for _, text in readings(value)):
             return f"found the text {shortened(repr(value))}"
         if not any(True for _ in readings(value)):
-            return f"found {shortened(value)}, which is too {'large' if abs(float(value)) > 1 else 'small'} a number"
+            large = abs(float(value.replace("_", ""))) > 1
+            return f"found {shortened(value)}, which is too {'large' if large else 'small'} a number"
         return f"found {shortened(value)}, which YAML reads as text"
     if isinstance(value, dict):
         return "found a mapping"
