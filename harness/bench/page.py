@@ -17,7 +17,7 @@ from harness.bench.probes import bench_probes
 from harness.bench.step import AS_USED, LAST, OURS, SMALL, TORCH_BOTH, StepTimes, measure_small_step, measure_step
 from harness.config import RunConfig
 from harness.devices import cpu_count
-from harness.provenance import processor, provenance, versions
+from harness.provenance import git_revision, processor, versions
 from harness.sweep.run import read_sweep
 
 SIZES = ((299, 4), (139, 8), (75, 8))
@@ -34,8 +34,6 @@ def write_page(short: Path, told: Callable[[str], None]) -> str:
     short: a sweep of short runs, of which the first seeds are done.
     """
     torch.set_num_threads(1)
-    revision = provenance("", "")["git"]
-    dirty = ", changed since" if revision and revision.get("dirty") else ""
     lines = [
         "# Benchmarks",
         "",
@@ -43,8 +41,7 @@ def write_page(short: Path, told: Callable[[str], None]) -> str:
         "quartiles; below 1 the harness is faster.",
         "",
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, torch {versions()['torch']}, revision "
-        f"{(revision or {}).get('revision', 'unknown')[:7]}{dirty}",
+        f"Python {platform.python_version()}, torch {versions()['torch']}, revision {git_revision() or 'unknown'}",
         "",
         "| what | beside | ratio | quartiles | how often |",
         "| --- | --- | --- | --- | --- |",
