@@ -12,6 +12,7 @@ from harness.config import RunConfig
 from harness.located import InputError
 from harness.sweep.distributions import DISTRIBUTIONS
 from harness.sweep.expand import Sweep, cell, expand
+from harness.sweep.run import distinct, wandb_options
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 HEAD = "method: grid\nparameters:\n"
@@ -48,9 +49,7 @@ def test_a_section_can_be_given_whole() -> None:
 
 def test_sections_given_whole_differ_in_their_fields() -> None:
     sweep = grid("  optim: {values: [{lr: 0.5}, {lr: 0.1, warmup: {name: constant, lr: 1.0e-5, steps: 9}}]}\n")
-    assert sweep.varied == (
-        "optim.lr", "optim.warmup.name", "optim.warmup.lr", "optim.warmup.steps", "optim.warmup.shift",
-    )  # fmt: skip
+    assert sweep.varied == ("optim.lr", "optim.warmup.name", "optim.warmup.lr", "optim.warmup.steps")
 
 
 def test_discrete_ranges_are_listed_by_a_grid() -> None:
@@ -330,3 +329,30 @@ def test_every_experiment_expands_and_states_its_question(path: Path) -> None:
     header = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
     for part in ("Question:", "Command:", "Runtime:", "Expected:"):
         assert part in header
+
+
+SECTIONS = """
+method: grid
+parameters:
+  optim:
+    values:
+      - {name: sgd, lr: 0.1}
+      - {name: sgd, lr: 0.1, warmup: {name: gradual, steps: 20}}
+      - {name: rmsprop_tf, lr: 0.1}
+      - {name: rmsprop_tf, lr: 0.1, warmup: {name: gradual, steps: 20}}
+  seed: {values: [0, 1]}
+"""
+
+
+def test_only_fields_that_the_file_sets_tell_its_runs_apart(tmp_path: Path) -> None:
+    """The optimizers' defaults differ too, but they follow from the name."""
+    sweep = expand(SECTIONS, "sections")
+    assert sweep.varied == ("optim.name", "optim.warmup.name", "optim.warmup.steps", "seed")
+    options = [wandb_options(config, sweep, tmp_path, "offline") for config in sweep.configs]
+    assert len({each.group for each in options if each is not None}) == 4
+
+
+def test_a_name_that_is_cut_stays_another_than_its_neighbours() -> None:
+    first, second = "a" * 200 + "1", "a" * 200 + "2"
+    assert distinct("short", 100) == "short"
+    assert len(distinct(first, 100)) == 100 and distinct(first, 100) != distinct(second, 100)

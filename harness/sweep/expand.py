@@ -37,7 +37,7 @@ class Sweep:
     name: as the file says, or the file's own name.
     description: the file's question, in words.
     configs: the resolved runs, each once, in the file's order (its last parameter varies fastest).
-    varied: dotted names of the fields in which they differ.
+    varied: dotted names of the fields that the file sets and in which they differ.
     text: the file as given.
     """
 
@@ -109,7 +109,8 @@ def expand(text: str, name: str) -> Sweep:
             break
     if problems.lines:
         raise InputError(problems.lines)
-    fields = [field for parameter in parameters for field in _leaves(parameter.path, next(iter(configs.values())))]
+    first = next(iter(configs.values()))
+    fields = dict.fromkeys(field for parameter in parameters for field in _set_by(parameter, first))
     varied = tuple(
         field for field in fields if len({repr(get_field(config, field)) for config in configs.values()}) > 1
     )
@@ -130,6 +131,24 @@ def get_field(config: RunConfig, field: str) -> Any:
     for part in field.split("."):
         value = getattr(value, part)
     return value
+
+
+def _set_by(parameter: _Parameter, config: RunConfig) -> Iterator[str]:
+    """Dotted names of the fields that a parameter sets: of whole sections those that its values name."""
+    for value in parameter.settings.get("values", [parameter.settings.get("value")]):
+        if isinstance(value, Mapping):
+            for path in _paths(value):
+                yield from _leaves((*parameter.path, *path), config)
+        else:
+            yield from _leaves(parameter.path, config)
+
+
+def _paths(value: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from ((key, *path) for path in _paths(inner))
+        else:
+            yield (key,)
 
 
 def _leaves(path: tuple[str, ...], config: RunConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,19 @@ def wandb_options(config: RunConfig, sweep: Sweep, out: Path, mode: WandbMode) -
         return None
     group = " ".join(f"{field}={show(value)}" for field, value in cell(config, sweep.varied).items()) or sweep.name
     tags = (sweep.name[:64], config.model.name, config.data.name)
-    return WandbOptions(mode, out, project(), group[:128], tags)
+    return WandbOptions(mode, out, project(), distinct(group, GROUP), tags)
+
+
+GROUP = 100
+"""Letters of a group's name; W&B takes 128, and a run's name is longer by its seed."""
+
+
+def distinct(name: str, longest: int) -> str:
+    """A name of at most so many letters: what is cut ends in a digest of the whole, so that two stay two."""
+    if len(name) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: longest - len(digest) - 2]} #{digest}"
 
 
 def dry_run(sweep: Sweep) -> Table:
