@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -180,3 +181,19 @@ def test_the_schema_describes_every_field() -> None:
 def test_does_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, False),
+        ({"model": {"dropout_keep": 1.0}}, False),
+        ({"train": {"sync_batch_norm": True}}, False),
+        ({"train": {"sync_batch_norm": True}, "model": {"dropout_keep": 1.0}}, True),
+        ({"model": {"batch_norm": "none", "dropout_keep": 1.0}}, True),
+    ],
+)
+def test_processes_are_part_of_what_a_run_is_where_they_train_otherwise(settings: dict[str, Any], same: bool) -> None:
+    """Each normalises its own part of the batch, and has dropout of its own."""
+    one, two = (RunConfig.model_validate(settings | {"compute": {"processes": count}}) for count in (1, 2))
+    assert (one.run_id == two.run_id) == same

@@ -337,9 +337,9 @@ parameters:
   optim:
     values:
       - {name: sgd, lr: 0.1}
-      - {name: sgd, lr: 0.1, warmup: {name: gradual, steps: 20}}
+      - {name: sgd, lr: 0.1, warmup: {name: gradual, lr: 0.01, steps: 20}}
       - {name: rmsprop_tf, lr: 0.1}
-      - {name: rmsprop_tf, lr: 0.1, warmup: {name: gradual, steps: 20}}
+      - {name: rmsprop_tf, lr: 0.1, warmup: {name: gradual, lr: 0.01, steps: 20}}
   seed: {values: [0, 1]}
 """
 
@@ -347,7 +347,7 @@ parameters:
 def test_only_fields_that_the_file_sets_tell_its_runs_apart(tmp_path: Path) -> None:
     """The optimizers' defaults differ too, but they follow from the name."""
     sweep = expand(SECTIONS, "sections")
-    assert sweep.varied == ("optim.name", "optim.warmup.name", "optim.warmup.steps", "seed")
+    assert sweep.varied == ("optim.name", "optim.warmup.name", "optim.warmup.lr", "optim.warmup.steps", "seed")
     options = [wandb_options(config, sweep, tmp_path, "offline") for config in sweep.configs]
     assert len({each.group for each in options if each is not None}) == 4
 

@@ -46,7 +46,7 @@ class RunConfig(Strict):
     probes: ProbesConfig = ProbesConfig()
     """Instruments; not part of the run's identity."""
     compute: ComputeConfig = ComputeConfig()
-    """Device and threads; not part of the run's identity."""
+    """Device, threads and processes; not part of the run's identity, unless several processes train otherwise."""
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
@@ -110,10 +110,11 @@ class RunConfig(Strict):
         """Hash of the whole resolved training configuration, 12 hexadecimal digits; made once, when it is asked for.
 
         Defaults are included, so equal runs are one run and a changed default never relabels an old one. Instruments
-        and devices are left out; a file of weights counts by its content. Spellings of one value are one run (1 and
-        1.0, 0.0 and -0.0, `imgs` and `./imgs/`, a list of equal scales and the scale). Different fields that come to
-        the same training stay different runs, as they are points of different axes: epochs and their number of steps,
-        an exponential schedule of rate 1 and the constant one, width and equal trunk_width and branch_width.
+        and devices are left out, but for a number of processes on which the training depends; a file of weights counts
+        by its content. Spellings of one value are one run (1 and 1.0, 0.0 and -0.0, `imgs` and `./imgs/`, a list of
+        equal scales and the scale). Different fields that come to the same training stay different runs, as they are
+        points of different axes: epochs and their number of steps, an exponential schedule of rate 1 and the constant
+        one, width and equal trunk_width and branch_width.
         """
         training = self.model_dump(mode="json", include=set(IDENTITY))
         del training["model"]["weights"]
@@ -121,8 +122,16 @@ class RunConfig(Strict):
             del training["data"][field]
         if self.optim.replicas == 1:  # as it was before there were any, so that runs of then are the same runs
             del training["optim"]["replicas"], training["optim"]["replica_order"]
+        if self.compute.processes > 1 and self.differs_by_processes:
+            training["processes"] = self.compute.processes
         canonical = json.dumps(training, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def differs_by_processes(self) -> bool:
+        """Whether processes that share a batch train otherwise than one: own batch statistics, own dropout."""
+        normed = self.model.batch_norm != "none" and not self.train.sync_batch_norm
+        return normed or self.model.dropout_keep not in (None, 1.0)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which makes its own run_id: `update` may change it."""

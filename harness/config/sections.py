@@ -230,7 +230,7 @@ class ProbesConfig(Strict):
 
 
 class ComputeConfig(Strict):
-    """Where and how the run is computed. No part of the run's identity."""
+    """Where and how the run is computed. No part of the run's identity, but for several processes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPU if there is one."""
@@ -238,6 +238,7 @@ class ComputeConfig(Strict):
     """CPU threads of this run. Results are bitwise repeatable at an equal number only."""
     processes: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
     """Processes that share each batch of this run (data-parallel, by torch's launcher; a GPU each where there are any).
-    Each normalises its part alone unless `train.sync_batch_norm` is set: results depend on their number."""
+    Each normalises its part alone unless `train.sync_batch_norm` is set, and has dropout of its own: where the training
+    depends on their number, it is part of the run's identity."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints."""

@@ -64,6 +64,9 @@ def run_single(settings: Sequence[str], out: Path, wandb: WandbMode, command: st
     Under torchrun this process is one of the ranks of the run; rank 0 shows and writes.
     """
     config = resolve(settings)
+    if distributed.world_size() > 1 and config.compute.processes == 1:
+        compute = config.compute.model_copy(update={"processes": distributed.world_size()})
+        config = config.model_copy(update={"compute": compute})
     check_inputs([config])
     leads = distributed.rank() == 0
     try:
