@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -257,10 +258,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_wandb(parser: argparse.ArgumentParser, help: str = "mirror to wandb", default: str = "offline") -> None:
-    parser.add_argument(
-        "--wandb", choices=("online", "offline", "disabled"), default=default, help=f"{help} (default: {default})"
-    )
+_MODES = ("online", "offline", "disabled")
+
+
+def _add_wandb(parser: argparse.ArgumentParser, help: str = "mirror to wandb", default: str | None = None) -> None:
+    words = default or "what WANDB_MODE says, else online under a wandb agent, else offline"
+    parser.add_argument("--wandb", choices=_MODES, default=default or _usual_mode(), help=f"{help} (default: {words})")
+
+
+def _usual_mode() -> str:
+    """An agent's runs are online, as its sweep is, unless the environment says otherwise."""
+    asked = os.environ.get("WANDB_MODE", "")
+    return asked if asked in _MODES else "online" if os.environ.get("WANDB_SWEEP_ID") else "offline"
 
 
 def _count(text: str, limit: int = MAX_COUNT) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import store
-from harness.cli import main
+from harness.cli import _usual_mode, main
 from harness.config import RunConfig
 from harness.outcome import Outcome
 from harness.store import RunDirectory
@@ -183,6 +183,26 @@ def test_a_run_started_as_a_wandb_agent_starts_one(tmp_path: Path) -> None:
     assert (run.config().seed, run.config().optim.lr) == (3, 1e-5)
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*-r1")
     assert list(folder.glob("*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_SWEEP_ID": "s1"}, "online"),
+        ({"WANDB_SWEEP_ID": "s1", "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "nonsense"}, "offline"),
+    ],
+)
+def test_an_agents_runs_are_online_unless_the_environment_says_otherwise(
+    environment: dict[str, str], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _usual_mode() == mode
 
 
 @pytest.fixture(scope="module")
