@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from analysis.figures import course, phase_map, style, words
 from analysis.frames import columns
@@ -18,7 +19,9 @@ from analysis.statistics.estimates import wilson
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.located import InputError
 from harness.outcome import Outcome
-from tests.analysis_folders import config, died, outcome, quickstart_fate, survived, write_grid, write_run
+from harness.store import RunDirectory
+from harness.sweep.status import read_status, status_table
+from tests.analysis_folders import config, died, outcome, quickstart_fate, rows, survived, write_grid, write_run
 from tests.analysis_frames import frame
 
 
@@ -190,6 +193,26 @@ def test_the_map_shows_runs_that_did_not_finish(tmp_path: Path) -> None:
     assert written.count("1 failed") == 1 and written.count("no run") == 2 and written.count("0/1") == 1
     caption = style.caption_of(figure)
     assert "Not counted: 1 failed." in caption and "one run a cell, so no interval" in caption
+
+
+def test_survivors_with_every_unit_dead_when_last_seen_are_told_from_healthy_ones(tmp_path: Path) -> None:
+    write_run(tmp_path, config(seed=0), survived())
+    late = RunDirectory(tmp_path / "runs" / config(seed=1).run_id)
+    with late.lock():
+        late.write_config(config(seed=1), {})
+        for row in rows(260, survived(), alive_share=1.0):
+            late.append(row)
+        late.finish(survived())
+    runs = load(tmp_path)
+    counts = cells(runs, "model.width", "model.residual_scale")
+    assert (one(counts, 0, 0, "died"), one(counts, 0, 0, "dead"), one(counts, 0, 0, "finished")) == (0, 1, 2)
+    figure = phase_map.phase_map(runs)
+    assert "1 all dead" in texts(figure) and "too late to be confirmed" in style.caption_of(figure)
+    status = read_status(tmp_path)
+    assert status.as_dict()["dead_when_last_seen"] == 1
+    console = Console(width=100, record=True)
+    console.print(status_table(status))
+    assert "survived, but with every pre-pool unit dead when last seen: 1" in console.export_text()
 
 
 def test_a_third_factor_divides_the_map_into_panels(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _lines(cell: Mapping[Any, float], detailed: bool) -> list[str]:
     lines = [f"{cell['died']:.0f}/{cell['finished']:.0f}"] if cell["finished"] else []
     if detailed and cell["finished"] > 1:
         lines.append(f"{100 * cell['low']:.0f}–{100 * cell['high']:.0f} %")
+    if cell["dead"]:
+        lines.append(f"{cell['dead']:.0f} all dead")
     lines += [f"{cell[what]:.0f} {what}" for what in ("diverged", *UNFINISHED) if cell[what]]
     return lines or ["no run"]
 
@@ -142,6 +144,8 @@ def _caption(
             f"Dots and bars: the {lethal.label.split(' (')[0]} at which half of a column's runs die, "
             "and its 95 % interval; an arrow leads beyond the range tested."
         )
+    if any(part["dead"].any() for part in counts):
+        notes.append("All dead: survived, but every unit was dead when last seen, too late to be confirmed.")
     if (runs["outcome"] == "diverged").any():
         notes.append("Runs that diverged count as finished.")
     return " ".join([*notes, *not_counted(runs), *together(pooled)])

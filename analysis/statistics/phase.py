@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.frames.columns import Factor
 from analysis.frames.events import EVENTS, UNFINISHED
-from analysis.statistics import dose
+from analysis.statistics import dose, health
 from analysis.statistics.dose import LethalDose
 from analysis.statistics.estimates import wilson
 from harness.located import InputError
@@ -22,11 +22,13 @@ def cells(runs: pd.DataFrame, across: Factor, up: Factor) -> pd.DataFrame:
     """Counts for every combination of a level of one factor with one of another, also those without runs.
 
     Index: the numbers of the levels, `y` of `up` and `x` of `across`. Columns: `finished` runs; those `died` (or
-    collapsed) and `diverged` among them; `share`, died / finished, missing where none finished; `low` and `high`, its
-    95 % Wilson interval; `failed`, `running` and `pending` runs. The factors may be those of a larger frame.
+    collapsed) and `diverged` among them, and that survived with all pre-pool units `dead` when last seen; `share`, died
+    / finished, missing where none finished; `low` and `high`, its 95 % Wilson interval; `failed`, `running` and
+    `pending` runs. The factors may be those of a larger frame.
     """
     state, outcome = runs["state"], runs["outcome"]
     flags = {"finished": state == "finished", "died": outcome.isin(EVENTS), "diverged": outcome == "diverged"}
+    flags["dead"] = (outcome == "survived") & (_last_share(runs) == 1)
     flags |= {unfinished: state == unfinished for unfinished in UNFINISHED}
     levels = [up.codes.loc[runs.index].rename("y"), across.codes.loc[runs.index].rename("x")]
     every = pd.MultiIndex.from_product([range(len(up.levels)), range(len(across.levels))], names=["y", "x"])
@@ -36,6 +38,15 @@ def cells(runs: pd.DataFrame, across: Factor, up: Factor) -> pd.DataFrame:
     counts.insert(4, "low", [low for low, _ in intervals])
     counts.insert(5, "high", [high for _, high in intervals])
     return counts
+
+
+def _last_share(runs: pd.DataFrame) -> pd.Series[float]:
+    """The share of pre-pool units dead at the last reading: on the probe set, else on the last batch."""
+    shares = pd.Series(float("nan"), runs.index)
+    for column in ("prepool/dead_share_batch", health.DEAD_SHARE):
+        if column in runs:
+            shares = runs[column].astype(float).fillna(shares)
+    return shares
 
 
 def contour(runs: pd.DataFrame, across: Factor, column: str) -> dict[int, LethalDose]:

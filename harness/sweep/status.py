@@ -38,6 +38,8 @@ class Status:
     """Counts of runs by state and by outcome, the failures with their reasons, damaged runs, and Slurm's jobs.
 
     jobs: those of the folder that are queued or run, counted by state and reason, or node. gpus: this machine's.
+    dead_when_last_seen: runs that survived, all of whose pre-pool units were dead at their last reading: too late to be
+    confirmed.
     """
 
     out: Path
@@ -47,6 +49,7 @@ class Status:
     damaged: tuple[str, ...]
     jobs: Mapping[str, int]
     gpus: tuple[GpuUse, ...]
+    dead_when_last_seen: int = 0
 
     @property
     def done(self) -> bool:
@@ -59,6 +62,7 @@ class Status:
             "runs": sum(self.states.values()),
             "states": dict(self.states),
             "outcomes": dict(self.outcomes),
+            "dead_when_last_seen": self.dead_when_last_seen,
             "failures": dict(self.failures),
             "damaged": list(self.damaged),
             "jobs": dict(self.jobs),
@@ -83,7 +87,13 @@ def read_status(out: Path, planned: Iterable[RunConfig] = ()) -> Status:
         damaged=tuple(str(error) for error in found.damaged),
         jobs=Counter(f"{job.state} {job.node or job.reason}" for job in slurm.jobs(*slurm.submitted(out))),
         gpus=_gpus(out, [row["run_id"] for row in rows if row["state"] == "running"]),
+        dead_when_last_seen=sum(row["outcome"] == "survived" and _all_dead(row) for row in rows),
     )
+
+
+def _all_dead(row: store.Row) -> bool:
+    share = row.get("prepool/dead_share_probe")
+    return (row.get("prepool/dead_share_batch") if share is None else share) == 1
 
 
 def _gpus(out: Path, running: Iterable[str]) -> tuple[GpuUse, ...]:
@@ -105,6 +115,8 @@ def status_table(status: Status) -> RenderableType:
     counts = (sum(status.states.values()), *status.states.values(), *status.outcomes.values(), len(status.damaged))
     table.add_row(*(str(count) for count in counts))
     parts: list[RenderableType] = [table]
+    if count := status.dead_when_last_seen:
+        parts.append(shown(f"survived, but with every pre-pool unit dead when last seen: {count}"))
     parts += [shown(f"failed: {run_id}: {reason}") for run_id, reason in status.failures.items()]
     parts += map(shown, status.damaged)
     if status.jobs:
