@@ -92,10 +92,13 @@ def _index(folder: Path, planned: Iterable[RunConfig]) -> store.Index:
 
 
 def _frame(folder: Path, found: store.Index, rows: Sequence[store.Row]) -> pd.DataFrame:
-    """Rows of an index, those of finished runs apart whose metrics are not what was sealed; `damaged` in its attrs."""
-    finished = [row["run_id"] for row in rows if row["state"] == "finished"]
+    """Rows of an index, those of finished runs apart whose metrics are not what was sealed; `damaged` in its attrs.
+
+    Where no file has changed since the sweep wrote its index, they are not read again for that.
+    """
+    finished = [] if found.unchanged else [row["run_id"] for row in rows if row["state"] == "finished"]
     whole, broken = _read(folder, finished, lambda run: len(run.sealed_rows()))
-    sound = [row for row in rows if row["state"] != "finished" or row["run_id"] in whole]
+    sound = [row for row in rows if found.unchanged or row["state"] != "finished" or row["run_id"] in whole]
     damaged = [*map(str, found.damaged), *broken]
     if not sound:
         raise InputError([_no_runs(folder), *damaged])

@@ -32,7 +32,7 @@ class LoadCost:
 
     index: `analysis.load`, checksums of all rows included. indexed: the same where index.parquet is up to date.
     phase_map: drawn and written as PNG. rows: `load_rows` of METRICS. disk: all files of the runs. memory: largest
-    resident memory of the process, interpreter and all.
+    resident memory of the process, interpreter and all, before the rows are read, and after that.
     """
 
     runs: int
@@ -43,6 +43,7 @@ class LoadCost:
     phase_map: float
     rows: float
     memory: int
+    memory_with_rows: int
 
     def __str__(self) -> str:
         return (
@@ -52,7 +53,7 @@ class LoadCost:
             f"phase map, as PNG         {self.phase_map:6.1f} s\n"
             f"index and phase map       {self.index + self.phase_map:6.1f} s\n"
             f"rows of {len(METRICS)} metrics         {self.rows:6.1f} s\n"
-            f"largest resident memory   {self.memory / 1e6:6.0f} MB"
+            f"largest resident memory   {self.memory / 1e6:6.0f} MB, with the rows {self.memory_with_rows / 1e6:.0f} MB"
         )
 
 
@@ -75,12 +76,13 @@ def measure_load(runs: int = 10_000, rows: int = 1_000) -> LoadCost:
         marks.append(time.perf_counter())
         style.image(phase_map.phase_map(index), "png")
         marks.append(time.perf_counter())
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         read = load_rows(out, index, METRICS)
         marks.append(time.perf_counter())
         assert len(read) == runs * rows, "every row is read"
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with_rows = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     index_seconds, map_seconds, rows_seconds = np.diff(marks).tolist()
-    return LoadCost(runs, rows, disk, index_seconds, indexed, map_seconds, rows_seconds, memory)
+    return LoadCost(runs, rows, disk, index_seconds, indexed, map_seconds, rows_seconds, memory, with_rows)
 
 
 @dataclass(frozen=True)

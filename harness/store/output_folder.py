@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -72,13 +73,15 @@ class Index:
 
     rows: one for each run that has a folder, in order of name. pending: one for each planned run that has none.
     foreign: names of the runs that are not among the planned ones; none where nothing is planned. damaged: the runs
-    that are left out.
+    that are left out. unchanged: whether all runs are finished and their files, by size and time of change, those of
+    which OUT/index.parquet was made.
     """
 
     rows: list[Row]
     pending: list[Row]
     foreign: frozenset[str]
     damaged: list[Damaged]
+    unchanged: bool = field(compare=False)
 
 
 def index(out: Path, configs: Iterable[RunConfig] = ()) -> Index:
@@ -90,6 +93,7 @@ def index(out: Path, configs: Iterable[RunConfig] = ()) -> Index:
     planned = {config.run_id: config for config in configs}
     damaged: list[Damaged] = []
     rows = _stored_rows(out)
+    unchanged = rows is not None
     if rows is None:
         rows, seen = _read_rows(out, planned, damaged)
     else:
@@ -106,6 +110,7 @@ def index(out: Path, configs: Iterable[RunConfig] = ()) -> Index:
     missing = [config for run_id, config in planned.items() if run_id not in there]
     return Index(
         rows,
+        unchanged=unchanged,
         pending=[index_row(RunDirectory(out / "runs" / config.run_id), config) for config in missing],
         foreign=frozenset(name for name, run_id in ids.items() if planned and run_id not in planned),
         damaged=damaged,
@@ -210,15 +215,16 @@ def _seal(content: bytes, sources: bytes) -> bytes:
 
 
 def _sources(out: Path) -> bytes | None:
-    """A hash of all that an index of finished runs is made from; None where some run is not finished."""
+    """A hash of the sizes and times of all that finished runs consist of; None where some run is not finished."""
     digest = hashlib.sha256(_version())
     for run in runs(out):
         digest.update(f"{run.run_id}\n".encode())
-        for name in ("config.json", "outcome.json"):
+        for name in ("config.json", "outcome.json", "metrics.parquet"):
             try:
-                digest.update(hashlib.sha256(run.file(name).read_bytes()).digest())
+                found = os.stat(run.file(name))  # noqa: PTH116  thousands of them
             except OSError:
                 return None
+            digest.update(b"%d %d %d\n" % (found.st_size, found.st_mtime_ns, found.st_ctime_ns))  # nobody sets ctime
     return digest.digest()
 
 
