@@ -1,5 +1,6 @@
 """Training: seeds fix everything, what continues ends the same, instruments change nothing."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.data.dataset import load_dataset
 from harness.data.order import BatchOrder
 from harness.outcome import Outcome
 from harness.store import Damaged, Row, RunDirectory
+from harness.training import trainer
 from harness.training.reading import largest_norm
 from harness.training.train import train
 from tests.runs import INCEPTION, timeless, tiny
@@ -236,6 +238,28 @@ def test_tf32_is_refused_without_a_gpu(tmp_path: Path) -> None:
 def test_synchronised_batch_norm_is_refused_without_gpus(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sync_batch_norm needs GPUs"):
         run_in(tmp_path, tiny(train={"sync_batch_norm": True}))
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({"HOME": "{here}"}, "{here}/.cache/residual-harness/inductor"),
+        ({"HOME": "/nowhere", "XDG_CACHE_HOME": "{here}"}, "{here}/residual-harness/inductor"),
+        ({"HOME": "/nowhere"}, None),
+        ({"HOME": "{here}", "TORCHINDUCTOR_CACHE_DIR": "/asked/for"}, "/asked/for"),
+    ],
+)
+def test_what_compiling_makes_is_kept_for_later_runs(
+    environment: dict[str, str], kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is as before after the test
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(here=tmp_path))
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    trainer._compiled(torch.relu)
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (kept and kept.format(here=tmp_path))
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -86,7 +88,7 @@ class Trainer:
             length=Length.of(config, len(data.train)),
             model=model,
             eager=eager,
-            network=torch.compile(eager) if train.compile else eager,
+            network=_compiled(eager) if train.compile else eager,
             optimizer=optimizer,
             average=average,
             replicas=Replicas(list(model.parameters()), config.optim, config.seed)
@@ -234,6 +236,18 @@ class Trainer:
         if self.config.optim.warmup.name == "two_phase" and self.switch_step is None:
             return outcome.noting("the two-phase warm-up never ended: its threshold was not reached")
         return outcome
+
+
+def _compiled(network: Callable[..., Any]) -> Callable[..., Any]:
+    """The network compiled; what that makes is kept in the user's cache, for later runs and all workers.
+
+    Torch itself keeps it in the temporary folder, which the next start of the machine empties.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
+    if home is not None and os.access(home, os.W_OK):
+        base = Path(home) if "XDG_CACHE_HOME" in os.environ else Path(home, ".cache")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base / "residual-harness" / "inductor"))
+    return torch.compile(network)
 
 
 def layer_probe(probes: ProbesConfig, model: Callable[..., Any], optimizer: torch.optim.Optimizer) -> Probe | None:
