@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from harness.bench import page
+from harness.bench.decoding import measure_decoding
 from harness.bench.executors import Rate
 from harness.bench.load import CsvCost, measure_csv
 from harness.bench.step import AS_USED, LAST, OURS, TORCH_BOTH, StepTimes, measure_small_step, measure_step
@@ -44,6 +45,12 @@ def test_runs_are_read_and_so_are_csv_files() -> None:
     assert (found.runs, found.rows_each) == (3, 20) and found.folders > 0 and found.csv > 0
 
 
+def test_photographs_are_read_beside_torchvision() -> None:
+    pytest.importorskip("torchvision")
+    found = measure_decoding(32, photographs=32, batches=2)
+    assert len(found) == 2 and all(ratio > 0 for ratio in found)
+
+
 def test_the_page_has_a_line_for_every_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +61,7 @@ def test_the_page_has_a_line_for_every_comparison(
     monkeypatch.setattr(page, "measure_small_step", lambda: steps)
     monkeypatch.setattr(page, "measure_executors", lambda *_: rates)
     monkeypatch.setattr(page, "bench_probes", lambda *_: SimpleNamespace(costs=costs))
+    monkeypatch.setattr(page, "measure_decoding", lambda *_, **__: [0.9, 1.1])
     monkeypatch.setattr(page, "measure_csv", lambda: CsvCost(400, 1000, 1.0, 4.0))
     written = tmp_path / "BENCH.md"
     assert main(["bench", "page", str(tiny_sweep(tmp_path)), "--out", str(written)]) == 0
@@ -68,8 +76,9 @@ def test_the_page_has_a_line_for_every_comparison(
         "Ray Tune": "0.25",
         "fastai's `ActivationStats` (three `.item()` a layer)": "1.00",
         "wandb's export: a CSV a run, joined by pandas": "0.25",
+        "torchvision's ImageFolder and DataLoader": "1.00",
     }
-    assert len(lines) == 2 * len(page.SIZES) + 1 + 3 + 2 + 1
+    assert len(lines) == 2 * len(page.SIZES) + 1 + 3 + 2 + 1 + 2
 
 
 def test_a_page_that_cannot_be_written_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from harness.bench.decoding import SHAPE, measure_decoding
 from harness.bench.executors import Rate, measure_executors
 from harness.bench.load import measure_csv
 from harness.bench.probes import bench_probes
@@ -52,6 +53,7 @@ def write_page(short: Path, told: Callable[[str], None]) -> str:
         ("sweep", lambda: _sweeps(short)),
         ("probes", _probes),
         ("reading runs", _reading),
+        ("reading photographs", _decoding),
     ):
         told(name)
         lines += [f"| {' | '.join(cells)} |" for cells in part()]
@@ -61,7 +63,7 @@ def write_page(short: Path, told: Callable[[str], None]) -> str:
 def _steps() -> Iterator[Sequence[str]]:
     for pixels, batch in SIZES:
         times = measure_step(
-            "inception_resnet_v2_released", image_size=pixels, batch_size=batch, device=torch.device("cpu"), rounds=9
+            "inception_resnet_v2_released", image_size=pixels, batch_size=batch, device=torch.device("cpu"), rounds=7
         )
         what = f"forward and backward pass, released Inception-ResNet-v2, {pixels}x{pixels}, batch {batch}, one thread"
         for other in (LAST, AS_USED):
@@ -115,6 +117,13 @@ def _reading() -> Iterator[Sequence[str]]:
         *_spread([each.folders / each.csv for each in found]),
         (f"{len(found)} times"),
     )
+
+
+def _decoding() -> Iterator[Sequence[str]]:
+    for pixels in (299, 64):
+        what = f"a batch of random views, {pixels}x{pixels}, of JPEGs of {SHAPE[0]}x{SHAPE[1]}, one process"
+        of = measure_decoding(pixels, batches=24)
+        yield what, "torchvision's ImageFolder and DataLoader", *_spread(of), f"{len(of)} batches"
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str]:

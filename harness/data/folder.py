@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -117,7 +118,7 @@ def _resample_one(image: Image.Image, view: View) -> Tensor:
     """One upright view (h, w, 3)."""
     box = (view.left, view.top, view.right, view.bottom)
     resized = image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=box)
-    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(view.height, view.width, 3)
+    return torch.from_numpy(np.array(resized))
 
 
 def _stack(reads: list[Read]) -> Stack:
@@ -215,7 +216,7 @@ class Folder:
 
     def _normalise(self, images: Tensor) -> Tensor:
         """uint8 (V, h, w, 3) on the host -> float32 (V, 3, h, w) in [-1, 1] on the device, channels-last."""
-        return images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def _heed(self, problems: Sequence[str]) -> None:
         """Refuse images that cannot be read, or report each once."""
