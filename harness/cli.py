@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
+from rich.live import Live
 
 from harness import __version__
 from harness.located import InputError, shortened
@@ -30,7 +32,16 @@ MOST_DRAWN = 10_000_000
 """Steps of a schedule that are drawn."""
 DONE, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 160)
+
+def _width() -> int | None:
+    """Columns of the output where it is no terminal, which knows its own."""
+    if sys.stdout and sys.stdout.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdigit() and int(asked) else 160
+
+
+console = Console(highlight=False, soft_wrap=True, width=_width())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,10 +96,21 @@ def _command() -> str:
     return command_line()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the command that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        from harness.patterns import suggestion
+
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found is not None:
+            choices = re.findall(r"[\w.-]+", found[2])
+            message = message.replace(found[0], f"{found[1]!r}{suggestion(found[1], choices)}")
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness", description="Makes wide residual networks die, and says which units died when."
-    )
+    parser = _Parser(prog="harness", description="Makes wide residual networks die, and says which units died when.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -339,6 +361,8 @@ def _sweep(options: argparse.Namespace) -> int:
     if failed:
         console.print(failure_table(failed))
         return SOME_FAILED
+    if not getattr(executor, "detach", False):
+        console.print(shown(f"next: harness report {shlex.quote(str(out))}"))
     return DONE
 
 
@@ -347,15 +371,20 @@ def _status(options: argparse.Namespace) -> int:
     from harness.sweep.status import read_status, status_table
 
     planned = sweep_of(options.dir).configs
-    while True:
-        status = read_status(options.dir, planned)
-        if options.json:
-            print(json.dumps(status.as_dict(), indent=1))
-        else:
-            console.print(status_table(status))
-        if not options.watch or status.done:
-            return DONE
-        time.sleep(2)
+    status = read_status(options.dir, planned)
+    in_place = options.watch and console.is_terminal and not options.json
+    with Live(console=console, auto_refresh=False) if in_place else contextlib.nullcontext() as live:
+        while True:
+            if options.json:
+                print(json.dumps(status.as_dict(), indent=1))
+            elif live is not None:
+                live.update(status_table(status), refresh=True)
+            else:
+                console.print(status_table(status))
+            if not options.watch or status.done:
+                return DONE
+            time.sleep(2)
+            status = read_status(options.dir, planned)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Commands on a pseudo-terminal, where programs ask questions."""
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -31,3 +32,18 @@ def on_terminal(command: Sequence[str], environment: Mapping[str, str], timeout:
         os.close(of_command)
         os.close(terminal)
     return done.returncode, said
+
+
+def shown_on_terminal(command: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a command, and all that it wrote to a terminal of 80 columns."""
+    terminal, of_command = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=of_command, stdout=of_command, stderr=of_command, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(of_command)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of the other side
+        while chunk := os.read(terminal, 10_000):
+            said += chunk
+    os.close(terminal)
+    return process.wait(timeout=60), said.decode()

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from harness import store
-from harness.cli import _usual_mode, main
+from harness.cli import _usual_mode, _width, main
 from harness.config import RunConfig
 from harness.outcome import Outcome
 from harness.store import RunDirectory
 from tests.runs import timeless, tiny_sweep
+from tests.terminals import shown_on_terminal
 
 HARNESS = [sys.executable, "-m", "harness"]
 QUIET = ["--wandb", "disabled"]
@@ -463,3 +464,27 @@ def test_a_system_error_is_a_line_and_no_traceback(tmp_path: Path, capsys: pytes
     (tmp_path / "file").touch()
     assert main(["schedule", "--out", str(tmp_path / "file" / "schedule.png")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'file' / 'schedule.png'}: Not a directory\n"
+
+
+def test_a_command_that_is_misspelt_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["statsu", "out"])
+    assert caught.value.code == 2
+    assert "'statsu'; did you mean 'status'? allowed: bench," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("", 160), ("0", 160), ("wide", 160)])
+def test_columns_are_heeded_where_the_output_is_no_terminal(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert _width() == width
+
+
+def test_a_finished_sweep_leaves_its_counts_and_the_next_command_on_the_terminal(whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness", "sweep", str(tiny_sweep(tmp_path, steps=40)), "--out", str(whole)]
+    code, said = shown_on_terminal([*command, "--wandb", "disabled"])
+    assert code == 0
+    assert "4/4 runs done (4 before)" in said and "next: harness report" in said
+    code, said = shown_on_terminal([sys.executable, "-m", "harness", "status", str(whole), "--watch"])
+    assert code == 0 and "finished" in said and "\x1b[1A" in said, "drawn in place: the cursor goes up"

@@ -44,6 +44,7 @@ class SweepDisplay:
     ) -> None:
         if self._live:
             self._live.stop()
+            self.say(self.text())  # what stays on the terminal
 
     def started(self, running: int) -> None:
         """Take the number of runs that are being worked on now."""
