@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.config import RunConfig
+from harness.config.command_line import resolve
 from harness.located import InputError
 from harness.sweep.distributions import DISTRIBUTIONS
 from harness.sweep.expand import Sweep, cell, expand
@@ -356,3 +357,44 @@ def test_a_name_that_is_cut_stays_another_than_its_neighbours() -> None:
     first, second = "a" * 200 + "1", "a" * 200 + "2"
     assert distinct("short", 100) == "short"
     assert len(distinct(first, 100)) == 100 and distinct(first, 100) != distinct(second, 100)
+
+
+DOTTED = """
+method: grid
+parameters:
+  model.width: {value: 0.5}
+  optim.lr: {values: [0.1, 0.2]}
+  optim.warmup: {parameters: {name: {value: constant}, lr: {value: 0.01}, steps: {value: 9}}}
+"""
+
+
+def test_fields_may_be_dotted_as_on_the_command_line() -> None:
+    sweep = expand(DOTTED, "dotted")
+    assert sweep.varied == ("optim.lr",)
+    assert [(config.optim.lr, config.model.width, config.optim.warmup.steps) for config in sweep.configs] == [
+        (0.1, 0.5, 9),
+        (0.2, 0.5, 9),
+    ]
+
+
+def test_a_field_that_is_given_twice_is_refused_at_its_second_place() -> None:
+    with pytest.raises(InputError) as error:
+        expand(DOTTED + "  optim: {parameters: {lr: {value: 1.0}}}\n", "dotted")
+    assert error.value.problems == ["dotted:7:24: optim.lr: given twice"]
+
+
+def test_a_run_takes_dotted_keys_as_an_agent_hands_them_over(tmp_path: Path) -> None:
+    file = tmp_path / "args.json"
+    file.write_text(
+        '{"optim.lr": 0.5, "model": {"width": 0.25}, "optim.warmup.name": "constant", "optim.warmup.lr": 0.1, "optim.warmup.steps": 3}'
+    )
+    config = resolve([str(file), "model.width=0.5"])
+    assert (config.optim.lr, config.model.width, config.optim.warmup.steps) == (0.5, 0.5, 3)
+    file.write_text('{"optim.lr": "x", "optim": {"name": "sgd"}, "optim.name": "adam"}')
+    with pytest.raises(InputError) as error:
+        resolve([str(file)])
+    assert error.value.problems == [f"{file}:1:45: optim.name: given twice"]
+    file.write_text('{"optim.lr": "x"}')
+    with pytest.raises(InputError) as error:
+        resolve([str(file)])
+    assert error.value.problems[0].startswith(f"{file}:1:2: optim.lr: found 'x'") or "1:14" in error.value.problems[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -88,6 +88,7 @@ def expand(text: str, name: str) -> Sweep:
     reader = _Reader(document)
     method = reader.top_level()
     parameters = list(reader.parameters(document.data.get("parameters"), (), ("parameters",), method))
+    reader.refuse_twice(parameters)
     if reader.problems:
         raise InputError(reader.problems)
     cap = document.data.get("run_cap")
@@ -202,7 +203,7 @@ class _Reader:
             self.problem(loc, f"{'.'.join(map(str, loc))}: expected a mapping of at least one parameter")
             return
         for name, spec in data.items():
-            here, field = (*loc, name), (*path, name)
+            here, field = (*loc, name), (*path, *str(name).split("."))
             if not isinstance(spec, dict):
                 self.problem(here, f"{'.'.join(field)}: {self._bare(field, name, spec)}")
                 continue
@@ -220,6 +221,14 @@ class _Reader:
                 parameter = self._leaf(spec, field, here)
                 if parameter and self._fits(parameter, method):
                     yield parameter
+
+    def refuse_twice(self, parameters: Sequence[_Parameter]) -> None:
+        """Report fields that two parameters set, as `optim.lr` and `lr` under `optim` do."""
+        by_path: dict[tuple[str, ...], _Parameter] = {}
+        for parameter in sorted(parameters, key=lambda each: len(each.path)):
+            if any(parameter.path[:length] in by_path for length in range(1, len(parameter.path) + 1)):
+                self.problem(parameter.loc, f"{'.'.join(parameter.path)}: given twice")
+            by_path[parameter.path] = parameter
 
     def _bare(self, field: tuple[str, ...], name: str, spec: Any) -> str:
         """What is wrong with a parameter that is no mapping, and how its value is written where it is one."""
