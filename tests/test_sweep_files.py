@@ -13,7 +13,7 @@ from harness.config.command_line import resolve
 from harness.located import InputError
 from harness.sweep.distributions import DISTRIBUTIONS
 from harness.sweep.expand import Sweep, cell, expand
-from harness.sweep.run import distinct, wandb_options
+from harness.sweep.run import distinct, sweep_of, wandb_options
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 HEAD = "method: grid\nparameters:\n"
@@ -398,3 +398,13 @@ def test_a_run_takes_dotted_keys_as_an_agent_hands_them_over(tmp_path: Path) -> 
     with pytest.raises(InputError) as error:
         resolve([str(file)])
     assert error.value.problems[0].startswith(f"{file}:1:2: optim.lr: found 'x'") or "1:14" in error.value.problems[0]
+
+
+def test_a_sweep_without_a_name_has_its_files_and_keeps_it_in_its_folder(tmp_path: Path) -> None:
+    text = DOTTED.lstrip()
+    assert expand(text, "studies/wide.yaml").name == "wide"
+    assert expand(text + "name: mine\n", "studies/wide.yaml").name == "mine"
+    out = tmp_path / "wide"
+    out.mkdir()
+    (out / "sweep.yaml").write_text(text)
+    assert sweep_of(out).name == "wide"

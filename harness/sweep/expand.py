@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -79,9 +80,10 @@ class _Parameter:
         return ((*self.loc, "value") if self.distribution == "constant" else self.loc), value
 
 
-def expand(text: str, name: str) -> Sweep:
+def expand(text: str, name: str, title: str | None = None) -> Sweep:
     """Validate a sweep file's text and list its runs. `name` is the file's, for messages.
 
+    title: the sweep's name where the file gives none; by default the file's, without folder and ending.
     Raises InputError with every problem, each with file, line, column and what is allowed.
     """
     document = parse(text, name)
@@ -117,7 +119,11 @@ def expand(text: str, name: str) -> Sweep:
     )
     data = document.data
     return Sweep(
-        str(data.get("name") or name), str(data.get("description") or ""), tuple(configs.values()), varied, text
+        str(data.get("name") or title or Path(name).stem),
+        str(data.get("description") or ""),
+        tuple(configs.values()),
+        varied,
+        text,
     )
 
 

@@ -45,7 +45,8 @@ def sweep_of(out: Path) -> Sweep:
     Raises InputError for a sweep file that is damaged.
     """
     text = store.sweep_text(out)
-    return Sweep(out.resolve().name, "", (), (), "") if text is None else expand(text, str(out / "sweep.yaml"))
+    title = out.resolve().name
+    return Sweep(title, "", (), (), "") if text is None else expand(text, str(out / "sweep.yaml"), title)
 
 
 def label(config: RunConfig, varied: Iterable[str]) -> str:
