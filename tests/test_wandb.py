@@ -57,6 +57,9 @@ def test_the_mirror_holds_the_rows_of_the_store(tmp_path: Path) -> None:
     for row in rows:
         for name, value in row.items():
             assert logged[row["step"]][name] == pytest.approx(value), name
+    told = json.dumps([record["summary"] for record in content if record["type"] == "summary"])
+    for word in ("outcome/outcome", "survived", "outcome/died"):
+        assert word in told
 
 
 def test_a_mirror_that_fails_says_so_once_and_the_run_goes_on(

@@ -112,7 +112,9 @@ class WandbSink:
         if self._run is None:
             return
         if outcome is not None:
-            self._run.summary.update({f"outcome/{key}": value for key, value in outcome.as_dict().items()})
+            told = {f"outcome/{key}": value for key, value in outcome.as_dict().items()}
+            # a number, for parallel coordinates and W&B's importance of parameters
+            self._run.summary.update({**told, "outcome/died": int(outcome.outcome in ("died", "collapsed"))})
         self._run.finish(exit_code=0 if outcome is not None else 1)
 
     def _give_up(self, error: Exception) -> None:
