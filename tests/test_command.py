@@ -348,9 +348,9 @@ def test_a_sweep_file_is_expanded_once_a_command(
     shutil.copytree(whole, out)
     expanded: list[str] = []
 
-    def counting(text: str, name: str) -> Sweep:
-        expanded.append(name)
-        return expand(text, name)
+    def counting(*given: str) -> Sweep:
+        expanded.append(given[1])
+        return expand(*given)
 
     monkeypatch.setattr("harness.sweep.run.expand", counting)
     sweep = tiny_sweep(tmp_path, steps=40)
