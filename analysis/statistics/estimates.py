@@ -114,7 +114,12 @@ def mean(values: ArrayLike, unit: str = "seeds") -> Estimate:
 
 @functools.cache
 def wilson(events: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0."""
+    """Wilson's 95 % interval of a share, from the number of events among n; (nan, nan) for n = 0.
+
+    Raises ValueError for more events than n, or fewer than none.
+    """
+    if not 0 <= events <= n:  # of which scipy from 1.18 on makes a test without numbers
+        raise ValueError(f"{events} events among {n}")
     if n == 0:
         return math.nan, math.nan
     interval = stats.binomtest(events, n).proportion_ci(LEVEL, method="wilson")
