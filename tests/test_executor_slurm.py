@@ -65,6 +65,24 @@ def workers(out: Path) -> dict[str, str]:
     return {run.run_id: store.holder(run.path).split()[1] for run in found}
 
 
+def lone_job(folder: Path) -> tuple[Path, Path]:
+    """Submit one job for a sweep of four runs that save no checkpoint unless they are asked to; gives file and folder."""
+    sweep, out = tiny_sweep(folder, 250), folder / "out"
+    sweep.write_text(sweep.read_text().replace("checkpoint_every: {value: 10}", "checkpoint_every: {value: 10000}"))
+    command = ["sweep", str(sweep), "--out", str(out), "--executor", "slurm", "--workers", "1", "--detach", *QUIET]
+    assert main(command) == 0
+    return sweep, out
+
+
+def goes_on_to_the_end(there: Path, array: str, sweep: Path, out: Path) -> None:
+    """Let the job that is queued again begin now, and hold its rows against those of an undisturbed sweep."""
+    ask(there, "scontrol", "update", f"JobId={array}", "StartTime=now")
+    until(lambda: {each.state() for each in store.runs(out)} == {"finished"} and len(store.runs(out)) == 4, 120)
+    whole = out.with_name("whole")
+    assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "local", *QUIET]) == 0
+    assert rows_of(out) == rows_of(whole)
+
+
 @on_a_cluster
 @pytest.mark.slow
 def test_a_killed_job_a_requeued_one_and_a_drained_node_cost_no_run(there: Path, tmp_path: Path) -> None:
@@ -99,10 +117,7 @@ def test_a_killed_job_a_requeued_one_and_a_drained_node_cost_no_run(there: Path,
 def test_a_job_at_its_time_limit_saves_a_checkpoint_and_queues_itself_again(
     there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, out = tiny_sweep(tmp_path, 250), tmp_path / "out"
-    sweep.write_text(sweep.read_text().replace("checkpoint_every: {value: 10}", "checkpoint_every: {value: 10000}"))
-    command = ["sweep", str(sweep), "--out", str(out), "--executor", "slurm", "--workers", "1", "--detach", *QUIET]
-    assert main(command) == 0
+    sweep, out = lone_job(tmp_path)
     assert "harness status" in capsys.readouterr().out
     (run_id,) = until(lambda: workers(out))
     array = submitted(out)[-1]
@@ -113,20 +128,13 @@ def test_a_job_at_its_time_limit_saves_a_checkpoint_and_queues_itself_again(
     capsys.readouterr()
     assert main(["status", str(out)]) == 0
     assert "Slurm's jobs: 1 PENDING BeginTime" in capsys.readouterr().out
-    ask(there, "scontrol", "update", f"JobId={array}", "StartTime=now")
-    until(lambda: {each.state() for each in store.runs(out)} == {"finished"} and len(store.runs(out)) == 4, 120)
-    whole = tmp_path / "whole"
-    assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "local", *QUIET]) == 0
-    assert rows_of(out) == rows_of(whole)
+    goes_on_to_the_end(there, array, sweep, out)
 
 
 @on_a_cluster
 @pytest.mark.slow
 def test_a_preempted_job_saves_a_checkpoint_and_slurm_queues_it_again(there: Path, tmp_path: Path) -> None:
-    sweep, out = tiny_sweep(tmp_path, 250), tmp_path / "out"
-    sweep.write_text(sweep.read_text().replace("checkpoint_every: {value: 10}", "checkpoint_every: {value: 10000}"))
-    command = ["sweep", str(sweep), "--out", str(out), "--executor", "slurm", "--workers", "1", "--detach", *QUIET]
-    assert main(command) == 0
+    sweep, out = lone_job(tmp_path)
     (run_id,) = until(lambda: workers(out))
     array = submitted(out)[-1]
     urgent = ask(
@@ -136,11 +144,7 @@ def test_a_preempted_job_saves_a_checkpoint_and_slurm_queues_it_again(there: Pat
     until(lambda: run.file("checkpoint.pt").exists() and not run.is_locked())
     until(lambda: not slurm.jobs(urgent.strip()))
     until(lambda: "PENDING" in ask(there, "squeue", "--noheader", "--format=%T", f"--jobs={array}"))
-    ask(there, "scontrol", "update", f"JobId={array}", "StartTime=now")
-    until(lambda: {each.state() for each in store.runs(out)} == {"finished"} and len(store.runs(out)) == 4, 120)
-    whole = tmp_path / "whole"
-    assert main(["sweep", str(sweep), "--out", str(whole), "--executor", "local", *QUIET]) == 0
-    assert rows_of(out) == rows_of(whole)
+    goes_on_to_the_end(there, array, sweep, out)
 
 
 @on_a_cluster

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from harness.config import RunConfig
 from harness.located import Document, InputError, Loc, accepts, explain, parse, readings, shortened, spelled
 from harness.patterns import suggestion
+from harness.store.columns import flat
 from harness.sweep.distributions import DISCRETE_RANGES, DISTRIBUTIONS, absurd, count, is_whole, value_at
 
 MAX_RUNS = 100_000
@@ -144,18 +145,10 @@ def _set_by(parameter: _Parameter, config: RunConfig) -> Iterator[str]:
     """Dotted names of the fields that a parameter sets: of whole sections those that its values name."""
     for value in parameter.settings.get("values", [parameter.settings.get("value")]):
         if isinstance(value, Mapping):
-            for path in _paths(value):
-                yield from _leaves((*parameter.path, *path), config)
+            for name in flat(value):
+                yield from _leaves((*parameter.path, *name.split(".")), config)
         else:
             yield from _leaves(parameter.path, config)
-
-
-def _paths(value: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from ((key, *path) for path in _paths(inner))
-        else:
-            yield (key,)
 
 
 def _leaves(path: tuple[str, ...], config: RunConfig) -> Iterator[str]:
